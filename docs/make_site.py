@@ -2,11 +2,13 @@
 
     python docs/make_site.py [folder]     # default outputs/docs/site
 
-The pages are in <folder>/<version>/; each has a link to <folder>/index.html. All links are relative, so the folder can
-be put anywhere, and read without a server.
+The pages are in <folder>/<version>/. Each has a menu of the versions in <folder>/versions.json. A page reads this file
+from its server when it is shown, so pages of older versions list newer ones too. Without a server, a link to
+<folder>/index.html replaces the menu. All links are relative, so the folder can be put anywhere.
 """
 
 import html
+import json
 import re
 import subprocess
 import sys
@@ -37,11 +39,13 @@ def main() -> None:
 
 
 def list_versions(folder: Path) -> None:
-    """Write the page that lists the versions of a folder, the newest first."""
+    """Write the page and the JSON file that list the versions of a folder, the newest first."""
     names = [path.parent.name for path in folder.glob("*/index.html")]
     names.sort(key=lambda name: [int(part) if part.isdigit() else -1 for part in re.split(r"\D+", name)], reverse=True)
     items = "".join(f'<li><a href="{html.escape(name)}/index.html">{html.escape(name)}</a></li>' for name in names)
     (folder / "index.html").write_text(_PAGE.format(items=items))
+    listed = [{"version": name, "url": f"{name}/"} for name in names]
+    (folder / "versions.json").write_text(json.dumps(listed, indent=1))
 
 
 if __name__ == "__main__":

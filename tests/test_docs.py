@@ -20,7 +20,6 @@ DOCS = ROOT / "docs"
 sys.path.append(str(DOCS))
 
 import make_pictures  # noqa: E402  # docs/make_pictures.py
-import make_site  # noqa: E402  # docs/make_site.py
 from pages import RUN, Block, blocks_of, reader_environment, run_block  # noqa: E402  # docs/pages.py
 
 from nenya.commands.compose import GROUPS, command_names, options_of, prepare  # noqa: E402
@@ -345,15 +344,3 @@ def test_pages_are_short():
     assert len((ROOT / "README.md").read_text().splitlines()) <= 150
     long = [name_of(page) for page in DOCS.rglob("*.md") if len(page.read_text().splitlines()) > 300]
     assert long == []
-
-
-def test_versions_are_listed_the_newest_first(tmp_path):
-    for name in ("0.9.0", "1.10.0", "1.9.1"):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "index.html").touch()
-    make_site.list_versions(tmp_path)
-    assert re.findall(r'href="([^"]+)/index.html"', (tmp_path / "index.html").read_text()) == [
-        "1.10.0",
-        "1.9.1",
-        "0.9.0",
-    ]

@@ -20,6 +20,7 @@ sys.path.append(str(DOCS))
 
 import make_pictures  # noqa: E402  # docs/make_pictures.py
 import make_report  # noqa: E402  # docs/make_report.py
+import make_site  # noqa: E402  # docs/make_site.py
 from pages import reader_environment  # noqa: E402  # docs/pages.py
 
 from nenya.commands.compose import command_names, options_of  # noqa: E402
@@ -55,10 +56,15 @@ class Parts(HTMLParser):
 def site(tmp_path_factory) -> Path:
     make_pictures.main()
     make_report.main()
-    folder = tmp_path_factory.mktemp("site") / "html"
+    folder = tmp_path_factory.mktemp("site") / "1.0.0"
     command = [sys.executable, "-m", "sphinx", "-W", "--keep-going", "-q", "-b", "html", DOCS, folder]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env=reader_environment())
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=False, env={**reader_environment(), "NENYA_VERSIONS": "1"}
+    )
     assert done.returncode == 0, done.stderr[-3000:]
+    (folder.parent / "0.9.0").mkdir()
+    (folder.parent / "0.9.0" / "index.html").write_text("<!doctype html><title>0.9.0</title>")
+    make_site.list_versions(folder.parent)
     return folder
 
 
@@ -73,10 +79,10 @@ def address(site):
         def log_message(self, *_):
             pass
 
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=str(site)))
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=str(site.parent)))
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
-    yield f"http://127.0.0.1:{server.server_port}/"
+    yield f"http://127.0.0.1:{server.server_port}/{site.name}/"
     server.shutdown()
 
 
@@ -130,6 +136,7 @@ def test_requests_search_colours_and_print(address, browser):
     page.wait_for_selector("ul.search li a")
     assert page.locator("ul.search li a").count() > 3
     page.goto(f"{address}index.html")
+    page.get_by_label("Version", exact=True).wait_for()
     background = "getComputedStyle(document.body).backgroundColor"
     page.emulate_media(color_scheme="light")
     light = page.evaluate(background)
@@ -138,8 +145,24 @@ def test_requests_search_colours_and_print(address, browser):
     page.emulate_media(color_scheme="light", media="print")
     assert page.locator(".sidebar-drawer").first.is_hidden() and page.locator("h1").first.is_visible()
     assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth + 1")
-    assert [url for url in asked if not url.startswith((address, "data:"))] == []
+    origin = address.removesuffix("1.0.0/")
+    assert [url for url in asked if not url.startswith((origin, "data:"))] == []
     page.close()
+
+
+@has_chromium
+def test_no_page_is_wider_than_a_phone(address, browser):
+    page = browser.new_page()
+    page.set_viewport_size({"width": 390, "height": 844})
+    wide = []
+    for name in LOOKED_AT:
+        page.goto(f"{address}{name}.html")
+        page.wait_for_load_state("load")
+        width = page.evaluate("document.documentElement.scrollWidth")
+        if width > 391:
+            wide.append(f"{name}: {width} pixels")
+    page.close()
+    assert not wide, wide
 
 
 @has_chromium

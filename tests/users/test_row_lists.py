@@ -121,7 +121,7 @@ WRONG = {
     "some of another file": (some_of_others, "rows have no cutout in data= .*of other files"),
     "of another partition": (lambda t: t.assign(pp_type=0), "of a missing partition"),
     "nothing": (lambda t: t.assign(split="none"), "expected rows to train on .*none among 64 rows"),
-    "no training": (lambda t: t.assign(split="valid"), "of which 64 are to validate on"),
+    "no training": (lambda t: t.assign(split="valid"), "64 rows are to validate on"),
     "missing words": (lambda t: t.assign(split=None), "expected rows to train on"),
     "empty": (lambda t: t.iloc[:0], "got none among 0 rows"),
     "twice": (lambda t: pd.concat([t, t.iloc[:3]]), "3 rows name the cutout of an earlier row"),

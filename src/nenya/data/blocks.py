@@ -64,7 +64,7 @@ def cut_blocks(
         file: the cutout file.
         block_size: rows of a block, if the chunks allow it.
         limits: partition -> rows to stop after.
-        wanted: row numbers to read, each once and in the file's order; None for all.
+        wanted: row numbers to read; repeated rows are read once, in the order of the file. None for all rows.
     """
     if wanted is not None:
         wanted, limits = np.unique(wanted), None

@@ -97,7 +97,7 @@ def _of_partitions(files: Sequence[CutoutFile], loader: LoaderOptions) -> RowLis
 
 
 def _check_train(train: IntArray, valid: IntArray, path: object) -> None:
-    """Refuse tags none of which is of a cutout to train on."""
+    """Refuse tags if no training cutout has one."""
     if not len(train):
         others = f", but {len(valid)} to validate on" if len(valid) else ""
         raise InputFileError(

@@ -61,7 +61,7 @@ class Bounds:
         return any(place.resolve().is_relative_to(folder) for folder in own)
 
     def leads_elsewhere(self, where: str) -> InputFileError:
-        """Return the error for an item of a file of which no link is followed."""
+        """Return the error for a linked item, in a file where links are not followed."""
         return InputFileError(
             f"{self.name}: '{where}' uses a link, external storage or a virtual data set, which are not followed: "
             "refused; store the array itself"

@@ -112,7 +112,7 @@ def _check_any(split: NDArray[np.int8]) -> None:
     if not (split == TRAIN).any():
         valid = int((split == VALID).sum())
         raise InputFileError(
-            f"expected rows to train on (split = train), got none among {len(split)} rows, of which {valid} are to "
+            f"expected rows to train on (split = train), got none among {len(split)} rows; {valid} rows are to "
             "validate on: make the list again with nenya split"
         )
 

@@ -113,7 +113,7 @@ def agreement(
         rows: of `aligned_rows`.
         k: neighbours.
         clusters: number of k-means clusters.
-        sample: cutouts among which neighbours are searched, and of which clusters and distances are.
+        sample: cutouts for the search of neighbours, for clusters and for distances.
         seed: of the sample, clusters and pairs.
         done: called with the number of cutouts done.
         kept: answers of an interrupted run with the same arguments, which are taken; those found here are added.

@@ -39,7 +39,7 @@ COMPONENTS = 64
 """Principal components of the latents in the ridge regression, at most."""
 
 SLOPES = ("slope", "alpha", "zonal_slope", "min_slope", "true_slope")
-"""Columns of spectral slopes, the first of which in the table is taken."""
+"""Columns of spectral slopes; the first one that the table has is used."""
 
 FOLD_KINDS = ("granule", "time", "place", "rows")
 """Kinds of folds; `rows` keeps nothing together, to show what blocks change."""

@@ -32,7 +32,7 @@ _UNIT_ROWS = 512  # rows scaled at once, that their float64 values stay in the c
 _MOST_THREADS = 8
 _TILE = 1024  # rows whose distances to a sample are held at once
 _NEIGHBOURS = 5  # neighbours by which HDBSCAN estimates the density
-_STARTS = 5  # k-means on the sample, of which the best starts the passes
+_STARTS = 5  # runs of k-means on the sample; the best one starts the passes
 
 
 @dataclass(frozen=True)

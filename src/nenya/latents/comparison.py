@@ -167,7 +167,7 @@ def two_sets(
 
 
 def _pairs(sets: TwoSets, chosen: BoolArray, settings: Settings, most: int) -> dict[str, Estimate]:
-    """Compare the pairs of which both rows are chosen."""
+    """Compare the pairs with both rows among the chosen ones."""
     rows = np.flatnonzero((sets.partner >= 0) & chosen & chosen[sets.partner])
     if len(rows) > most:
         rows = rows[np.argpartition(sets.marks[rows], most)[:most]]

@@ -121,7 +121,7 @@ def coverage_errors(found: PoolNeighbours, pool: Pool, kinds: IntArray, seed: in
     Args:
         found: neighbours.
         pool: the two sets.
-        kinds: (K,) of which sets a block has rows; of each kind the same share is left out.
+        kinds: (K,) the sets that have rows in a block; the same share of each kind is left out.
         seed: of the draws.
 
     Returns:

@@ -5,7 +5,7 @@ one is left out if a row kept before is its near-duplicate. So no two kept rows 
 has a kept one, and doing it again leaves out nothing more (greedy maximal independent set).
 
 Up to a number of rows all pairs are compared. Above it, only those that share a bucket in one of several tables of
-hashes (Datar and others 2004, SCG '04, 253), of which the chance is known: `recall_at`.
+hashes (Datar and others 2004, SCG '04, 253). `recall_at` gives the chance of a common hash.
 
 Letters in shapes: N rows, D the length of a latent.
 """

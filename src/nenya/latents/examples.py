@@ -95,7 +95,7 @@ def one_row(example: str, found: NDArray[np.int64], rows: int) -> int:
 
 
 def described(table: "pd.DataFrame", label: str) -> list[str]:
-    """Return a line on each example: its row, cutout, place, date and UID, as far as they are known.
+    """Return a line for each example: its row, and its cutout, place, date and UID if they are known.
 
     Args:
         table: of the examples, from a searcher's `describe`.

@@ -24,9 +24,9 @@ BLOCK_DAYS, BLOCK_DEGREES = 30.0, 10.0
 
 
 def blocks_for(table: "pd.DataFrame") -> dict[str, IntArray]:
-    """Return kind of folds -> block of each row, (n,), for those of which the table has the columns.
+    """Return kind of folds -> block of each row, (n,), for the kinds that the columns of the table allow.
 
-    Blocks of time are 30 days, those of place 10 by 10 degrees; rows of which one is unknown are blocks of their own.
+    Blocks of time are 30 days, those of place 10 by 10 degrees. A row of unknown time or place is a block of its own.
     The kinds, in order of preference: granule, time, place, rows.
 
     Args:

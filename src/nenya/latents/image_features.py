@@ -20,7 +20,7 @@ SPECTRUM, MOMENTS = "log power spectrum", "DT and moments"
 
 _ROWS = 512  # read at once
 _FITTED, _BYTES = 5000, 2**28  # images that the components are fitted to, at most
-_LEAST = 1e-12  # of which a logarithm is taken
+_LEAST = 1e-12  # smallest value whose logarithm is taken
 
 
 def image_features(

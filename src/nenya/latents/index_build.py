@@ -41,7 +41,7 @@ log = logging.getLogger(__name__)
 
 BATCH_ROWS = 65536
 COMMIT_ROWS = 2**20
-"""Rows added at a time, of which LanceDB makes a file; it would later write those of fewer rows again, merged."""
+"""Rows added at a time. LanceDB writes them as one file; it would merge smaller files later."""
 
 INDEX_FROM = 100_000
 """With fewer rows there is no vector index: the search is exact."""
@@ -143,7 +143,7 @@ def _add_parts(folder: Path, about: dict[str, Any], latents: Latents, prepared: 
 
 
 def _finish(folder: Path, about: dict[str, Any], wanted: "list[_Addition]") -> None:
-    """Record the partitions of which all rows are in the index."""
+    """Record the partitions that are completely in the index."""
     for one in wanted:
         if one.read and not one.source["done"] and not one.waiting:
             source = one.source

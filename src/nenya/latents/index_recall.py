@@ -74,7 +74,7 @@ def _recall(
         searcher: of the index.
         sample: (Q,) numbers of rows.
         queries: (Q, D) their latents.
-        truth: (Q, k + 1) cosines of the nearest rows, falling, of which the first is that of the row itself; NaN where
+        truth: (Q, k + 1) cosines of the nearest rows, falling; the first one is that of the row itself; NaN where
             there are fewer.
         probes: parts searched.
     """

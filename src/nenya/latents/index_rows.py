@@ -32,7 +32,7 @@ _POOL, _MOST_POOL = 4_000, 50_000  # neighbours without the condition, among whi
 _CHECKED_POOL = 20_000  # neighbours of which the columns of a condition are read at most
 _ENOUGH = 10  # factor on k: so many of them make an answer
 _MORE_REFINED = 3  # factor on the neighbours ranked under conditions: they are farther away, so differ less
-_SMALL_ROWS = 2**18  # rows of which the columns of a condition are read at once
+_SMALL_ROWS = 2**18  # rows in one reading of the columns of a condition
 _MORE_PROBES = 8  # factor on the parts searched under conditions, which leave fewer rows in each
 _KEPT_CONDITIONS, _KEPT_ROWS, _KEPT_BYTES = 4, 2_000_000, 2**26
 

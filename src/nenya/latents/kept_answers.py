@@ -119,7 +119,7 @@ class KeptAnswers:
                 time.sleep(_MOMENT)
 
     def refuse_missing(self, missing: Collection[int], total: int) -> None:
-        """Refuse a merge of which pieces are missing.
+        """Refuse a merge with missing pieces.
 
         Raises:
             OutputError: It names the shards that are to be run.

@@ -26,7 +26,7 @@ _WIDE = 512  # features from which a penalty is chosen by one group of the train
 
 @dataclass(frozen=True)
 class Folds:
-    """Rows in groups, some of which are predicted from all the others.
+    """Rows in groups. Some groups are predicted from all others.
 
     Attributes:
         group: (n,) int64, the group of each row; a group is predicted as a whole.

@@ -89,7 +89,7 @@ def identity_of(table: "pd.DataFrame", km: float | None, days: float | None, *, 
 
 
 def identity_of_rows(count: int) -> Identity:
-    """Return the identity of N rows of which each is near itself only."""
+    """Return the identity: each of N rows is near itself only."""
     return Identity(np.arange(count), np.full(count, -1, np.int64))
 
 

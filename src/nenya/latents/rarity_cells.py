@@ -37,7 +37,7 @@ _LEADING = 64
 
 _WRITE_BYTES = 2**28  # of rows written at once: the more, the more rows of a cell lie side by side
 _READ_BYTES = 2**29  # of cells that stay in memory: those near a cell are often near the next one
-_NEAR_ROWS = 512  # cells of which the distances to all are held at once
+_NEAR_ROWS = 512  # cells whose distances are in memory at once
 _LEAST_CHECKED = 20
 _KEPT_ROWS = 20_000  # rows after which the answers are kept
 
@@ -252,7 +252,7 @@ def calibrated(rarity: Float64Array, checked: IntArray, true: Float64Array) -> t
 
     Args:
         rarity: (N,) from the nearest cells.
-        checked: (n,) rows of which the exact rarity is known.
+        checked: (n,) rows with a known exact rarity.
         true: (n,) it.
 
     Raises:

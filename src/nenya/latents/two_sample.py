@@ -153,5 +153,5 @@ class Classifier:
 
 
 def _rounded(scores: Float64Array) -> Float64Array:
-    """Return scores of which those of equal rows are equal, whatever the order of their sums."""
+    """Return scores that are equal for equal rows, whatever the order of their sums."""
     return np.round(scores, 12)

@@ -65,7 +65,7 @@ def guided_loss(latents: Tensor, clear: Tensor) -> Tensor:
 
 
 class Guide:
-    """The network as it was before the clouds; saved with checkpoints beside the network, of which it is no part."""
+    """The network before the training with clouds. Checkpoints hold it beside the network, not as a part of it."""
 
     def __init__(self) -> None:
         self.net: ContrastiveNet | None = None

@@ -302,7 +302,7 @@ class ContrastiveModule(pl.LightningModule):
         return latents
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add to Lightning's checkpoint the options, as plain types, and what there is of clouds."""
+        """Add the options, as plain types, and the state of the clouds, if any, to Lightning's checkpoint."""
         checkpoint["opt"] = {**flat_view(self.options), **described(self.options)}
         if self.options.augment.clouds:
             checkpoint["clouds"] = {"clear_epochs": self._clear_epochs, "guide": self._guide.state()}

@@ -115,7 +115,7 @@ def _shortcut(channels: int, out_channels: int, stride: int) -> nn.Sequential:
 
 
 def _stage(architecture: Architecture, stage: int, channels: int, width: int, stride: int) -> nn.Sequential:
-    """Chain the blocks of one stage, the first of which takes `channels` and strides."""
+    """Chain the blocks of one stage. The first block takes `channels` and strides."""
     block = _Bottleneck if architecture.bottleneck else _BasicBlock
     rest = [block(architecture.expansion * width, width, 1) for _ in range(architecture.blocks[stage] - 1)]
     return nn.Sequential(block(channels, width, stride), *rest)

@@ -24,7 +24,7 @@ class CompareOptions(AnalysisOptions, TagsOptions):
     b_table: str | None = option(None, "table of the cutouts of b")
     a_images: Any = option(None, "cutout files of a, for galleries")
     b_images: Any = option(None, "cutout files of b")
-    archive_dir: str | None = option(None, "an archive of nenya update, of which a and b are conditions")
+    archive_dir: str | None = option(None, "an archive of nenya update; a and b are then conditions on its table")
     version: str | None = option(None, "model version of the archive, if it has several")
     by: Any = option([], "strata: region, season, DT, cell, or columns", ("a list of names", _is_names))
     block: str = option("granule", "rows that are not independent: granule, day, none, or a column")

@@ -57,6 +57,6 @@ class PruneOptions(AnalysisOptions):
     )
     exact_to: int = option(
         100_000,
-        "largest number of cutouts of which all pairs are compared; above, pairs with a common hash",
+        "largest number of cutouts for a comparison of all pairs; above, only pairs with a common hash",
         at_least(0),
     )

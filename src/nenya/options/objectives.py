@@ -33,7 +33,7 @@ _NEEDS_STATISTICS = ("VICReg", "BarlowTwins")
 
 @dataclass
 class LossOptions:
-    """The training objective. Defaults are those of the papers, but for three sizes that ImageNet would need."""
+    """The training objective. Defaults are those of the papers, except for three sizes that are made for ImageNet."""
 
     ssl_method: str = option(
         "SimCLR", "SimCLR, VICReg, BarlowTwins, BYOL, DINO, MoCo (no labels) or SupCon (labels)", one_of(*METHODS)

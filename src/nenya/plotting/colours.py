@@ -190,7 +190,7 @@ def ends_of(values: FloatArray, norm: Any) -> str:
 
 
 def some_finite(values: FloatArray, what: str) -> None:
-    """Refuse values of which none is finite.
+    """Refuse values if none is finite.
 
     Raises:
         InputFileError: None is.

@@ -366,7 +366,7 @@ def eigen_sheet(
 
 
 def _fitted(images: FloatArray, apart: int) -> tuple[FloatArray, dict[int, float]]:
-    """Return images (C, H, W) of which the last ones fill the colours of the others, and the factors that did it."""
+    """Return images (C, H, W), the last ones scaled to the colours of the others, and the factors."""
     factors: dict[int, float] = {}
     fields = np.array(images, np.float32)
     known = len(fields) - apart

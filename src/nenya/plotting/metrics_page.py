@@ -31,7 +31,7 @@ def page(name: str, lines: Mapping[str, str], results: Mapping[str, Any], figure
     Args:
         name: of the latents file.
         lines: description -> value.
-        results: results, of which provenance and settings are shown.
+        results: the page shows their provenance and settings.
         figures: title -> figure, .svg or .png, embedded in the page.
     """
     return render(

@@ -21,7 +21,7 @@ def round_length(most: float) -> float:
 
 
 def scale_bar(axes: Any, side: int, pixel_km: float | None, pixel: float = 1.0, *, inside: bool = False) -> None:
-    """Draw a bar of a round number of km, of which a cutout is longer; nothing if the size of a pixel is not known.
+    """Draw a bar of a round number of km, shorter than a cutout; nothing if the size of a pixel is not known.
 
     Args:
         axes: on which cutouts are drawn.

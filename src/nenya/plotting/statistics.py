@@ -37,7 +37,7 @@ def draw_statistics(
         statistics: of `nenya.tables.statistics.selection_statistics`.
         path: output file, if any, or several; the suffix sets the format (.png, .pdf, .svg).
         title: description of the selection.
-        least: smallest number of rows in a cell of which the selected share is drawn.
+        least: smallest number of rows in a cell; the share is not drawn in cells with fewer.
         style: size, fonts, colours of counts.
 
     Raises:

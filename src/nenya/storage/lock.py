@@ -96,7 +96,7 @@ def read_lock(path: Path) -> Found:
 
 
 def judge(path: Path, found: Found) -> Life:
-    """Return whether the holder of a lock lives, as far as that is known without waiting."""
+    """Return whether the holder of a lock lives, if that is known without waiting."""
     if not found.there:
         return Life.GONE
     works = _flock_tells(path.parent)
@@ -164,7 +164,7 @@ HEARTBEAT = 10.0
 
 
 SILENT = 120.0
-"""Seconds without a heartbeat after which a holder of which nothing else is known counts as dead."""
+"""Seconds without a heartbeat after which a holder counts as dead, if nothing else is known about it."""
 
 
 _LOOK = 0.5  # seconds between checks of a holder of which nothing else is known

@@ -53,7 +53,7 @@ def keep(url: str, sha256: str | None, cache_dir: str | None, *, suffixes: tuple
         url: https://, or http:// on this machine.
         sha256: expected; None takes what the server sends, and says its hash.
         cache_dir: `loader.cache_dir`.
-        suffixes: one of which a part of the address must have, as the name of the file.
+        suffixes: endings; a part of the address with one of them names the file.
         most: largest size in bytes.
 
     Raises:

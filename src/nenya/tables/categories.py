@@ -83,7 +83,7 @@ def categories_of(
     wanted: bool | None = None,
     names: Mapping[Any, Any] | None = None,
 ) -> Categories | None:
-    """Return the categories in a column, or None where it holds numbers of which means make sense.
+    """Return the categories in a column, or None if it holds numbers that can be averaged.
 
     Categories are texts, truth values, and integers with at most `MOST` values, or of a column of labels, such as
     `cluster`. Integers with missing values may be stored as floats. A column with a unit, such as K, has none.
@@ -171,7 +171,7 @@ def _labels(values: list[Any], name: str, named: Mapping[Any, str]) -> list[str]
 
 
 def _folded(name: str, codes: IntArray, values: list[Any], labels: list[str]) -> Categories:
-    """Return categories of which the rarest beyond `MOST` are one, and come last."""
+    """Return categories; the rarest ones beyond `MOST` become one category, which comes last."""
     none = [k for k, value in enumerate(values) if name in LABELS and value == NOISE]
     kept = [k for k in range(len(values)) if k not in none]
     if len(values) > MOST:

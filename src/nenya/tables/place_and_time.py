@@ -1,4 +1,4 @@
-"""Columns of place and time: other names that tables have for them, and dates of which some cannot be read."""
+"""Columns of place and time: other names that tables have for them, and columns with some unreadable dates."""
 
 import logging
 from typing import TYPE_CHECKING, Any

@@ -83,7 +83,7 @@ QUANTITIES = {
 
 
 def quantity_of(name: str) -> Quantity:
-    """Return what a column holds, as far as its name tells."""
+    """Return the quantity in a column, judged by its name."""
     return QUANTITIES.get(name, Quantity(name.replace("_", " ")))
 
 

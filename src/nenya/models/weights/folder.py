@@ -92,7 +92,7 @@ def _opened(path: Path, known: tuple[str, ...]) -> Json:
 
 
 def _section(kind: type[Any], found: Json, keys: Any) -> dict[str, Any]:
-    """Return the checked values of a section, all keys of which must be there."""
+    """Return the checked values of a section; every key is required."""
     given = found.object(keys)
     try:
         section = build(kind, {key: found[key].value for key in keys}, "")

@@ -150,7 +150,7 @@ def _etag_of_parts(_: str, digests: list[bytes]) -> str:
 
 
 def _part_size(etag: str, size: int, ask_part: Callable[[int], Mapping[str, Any]]) -> int | None:
-    """Return the size of the parts, equal but for the last, that an object was uploaded in; None if unknown."""
+    """Return the size of the parts of an upload, all equal except the last; None if unknown."""
     match = re.fullmatch(f"{MD5.pattern}-([1-9][0-9]*)", etag)
     if not match:
         return None
