@@ -284,7 +284,7 @@ class IndexOptions(AnalysisOptions, ShardOptions):
     shard: str | None = option(
         None,
         "i/n: the share of worker i, from 0, of n with the same command; then shard=merge makes the index: the rows of "
-        "one process in its order, but not the same bits, as LanceDB trains and names an index anew each time",
+        "one process in its order, but not the same bits, as LanceDB trains and names an index differently each time",
     )
 
 
