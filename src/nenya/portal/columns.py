@@ -33,6 +33,7 @@ _MOST_YEARS = 2500  # from 1970, which int16 holds as months
 
 _FIRST = ("DT", "slope", "alpha", "zonal_slope", "LL", "month", "year", "lat", "clear_fraction", "mean_temperature")
 _KEYS = (*COLUMNS, "row", "col", "UID", "field_size", "lon", "US0", "US1", "index")
+_BLOCK = 2**17  # rows that are binned at once
 _LOOKED_AT = 200_000  # rows by which a scale is chosen
 _WIDE = 300  # ratio of large values to small ones, without a unit, above which they are told apart by their logarithms
 _MOST_CATEGORIES = 64
@@ -404,7 +405,7 @@ class Columns:
 
 def _bin(name: str, values: FloatArray) -> Binned:
     finite = np.isfinite(values)
-    known = values[finite]
+    known = values if finite.all() else values[finite]
     whole = bool(len(known) and (known[: 10**5] == np.round(known[: 10**5])).all() and (known == np.round(known)).all())
     low, high = (float(known.min()), float(known.max())) if len(known) else (0.0, 1.0)
     if whole and high - low < BINS:
@@ -416,8 +417,11 @@ def _bin(name: str, values: FloatArray) -> Binned:
             low, high = (float(inner[0]), float(inner[1])) if inner[0] < inner[1] else (low, high)
         edges = np.linspace(low, high if high > low else low + 1, BINS + 1)
     scale = BINS / (edges[-1] - edges[0])
-    with np.errstate(invalid="ignore", over="ignore"):
-        place = np.clip((values - np.float32(edges[0])) * np.float32(scale), 0, BINS - 1)
-    codes = np.where(finite, place, BINS).astype(np.uint8)
-    counts = np.bincount(codes, minlength=BINS + 1)[:BINS]
+    codes, counts = np.empty(len(values), np.uint8), np.zeros(BINS, np.int64)
+    for start in range(0, len(values), _BLOCK):
+        part = slice(start, start + _BLOCK)
+        with np.errstate(invalid="ignore", over="ignore"):
+            place = np.clip((values[part] - np.float32(edges[0])) * np.float32(scale), 0, BINS - 1)
+        codes[part] = np.where(finite[part], place, BINS)
+        counts += np.bincount(codes[part], minlength=BINS + 1)[:BINS]
     return Binned(name, edges.astype(np.float64), codes, counts, whole)

@@ -65,12 +65,15 @@ def classes_of_numbers(name: str, values: NDArray[Any]) -> Classes | None:
 
     A column of labels, such as `cluster`, has up to `MOST_TEXTS` of them, another one as many as figures tell apart.
     """
+    import pandas as pd
+
     if quantity_of(name).unit:
         return None
     most = MOST_TEXTS if name in LABELS else MOST
     known = np.isfinite(values) if values.dtype.kind == "f" else np.ones(len(values), bool)
-    for some in (values[known][:_LOOKED_AT], values[known]):
-        distinct = np.unique(some)
+    known_values = values if known.all() else values[known]
+    for some in (known_values[:_LOOKED_AT], known_values):
+        distinct = np.sort(pd.unique(some))  # by a hash, which takes a tenth of the time of sorting
         if not 2 <= len(distinct) <= most and (len(distinct) > most or len(some) < _LOOKED_AT):
             return None
         if (distinct != np.round(distinct)).any():
