@@ -3,6 +3,9 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 OLDEST := .venv-oldest
 
+# Where this is set, each of the many processes of the tests would compile all modules that it imports.
+export PYTHONDONTWRITEBYTECODE :=
+
 PINNED := $(BIN)/pip install --quiet --disable-pip-version-check --no-deps --require-hashes
 TOOL := $(BIN)/uv tool run --quiet --no-config
 UV_PINNED := $(BIN)/uv pip install --quiet --no-config --python $(BIN)/python --no-deps --require-hashes
