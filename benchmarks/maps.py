@@ -19,6 +19,7 @@ from common import interleave, machine, medians, write
 from sklearn.manifold import trustworthiness
 
 from nenya.latents.projector import Projector
+from nenya.runtime.blas import one_thread_each
 
 DIM, REPEATS, K = 256, 3, 15
 PEER = Path(__file__).parent / "peers" / "tsne_transform.py"
@@ -48,6 +49,12 @@ def processor_rate(place, rows) -> float:
     start = time.process_time()
     place(rows)
     return len(rows) / (time.process_time() - start)
+
+
+def search(projector: Projector, rows: np.ndarray) -> None:
+    """Find the neighbours of rows as a transform does, on one core."""
+    with one_thread_each():
+        projector._lists.search(rows, K)
 
 
 def product_peak() -> float:
@@ -126,6 +133,7 @@ def main() -> None:
         "exact": lambda: rate(projector.transform, few),
         "approximate": lambda: rate(lambda x: projector.transform(x, approximate=True), new),
         "approximate, of a core": lambda: processor_rate(lambda x: projector.transform(x, approximate=True), new),
+        "approximate search alone, of a core": lambda: processor_rate(lambda x: search(projector, x), new),
         "product_gflops_of_a_core": product_peak,
     }
     speed = medians(interleave(contenders, REPEATS))

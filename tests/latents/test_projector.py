@@ -15,7 +15,7 @@ import pytest
 from latent_sets import DIM, latents
 
 from nenya.errors import InputFileError, OptionError
-from nenya.latents.layout import _power, find_curve
+from nenya.latents.layout import _begin, _exp2, _log2, find_curve, place_rows
 from nenya.latents.neighbours import Neighbours
 from nenya.latents.projector import Parameters, Projector
 from nenya.latents.umap_fit import FitProgress
@@ -56,7 +56,7 @@ def test_the_search_is_exact_and_breaks_ties_by_number(collapsed):
 
 def test_the_power_is_that_of_the_library():
     x = 10.0 ** np.random.default_rng(0).uniform(-12, 8, 2000)
-    np.testing.assert_allclose([_power(v, 0.79) for v in x], x**0.79, rtol=1e-8)
+    np.testing.assert_allclose([_exp2(0.79 * _log2(v)) for v in x], x**0.79, rtol=1e-8)
 
 
 def test_the_curve_is_umap_learns():
@@ -64,6 +64,54 @@ def test_the_curve_is_umap_learns():
 
 
 # The transform
+
+
+def mixed(value):
+    """SplitMix64, as integers of Python."""
+    value = (value ^ (value >> 30)) * 0xBF58476D1CE4E5B9 % 2**64
+    value = (value ^ (value >> 27)) * 0x94D049BB133111EB % 2**64
+    return value ^ (value >> 31)
+
+
+def moved(at, other, step, a, b):
+    """One attraction (step > 0) or repulsion of umap-learn's `optimize_layout_euclidean`."""
+    dx, dy = at[0] - float(other[0]), at[1] - float(other[1])
+    square = dx * dx + dy * dy
+    if square == 0:
+        return at
+    power = _exp2(b * _log2(square))
+    if step > 0:
+        force = -2.0 * a * b * power / square / (a * power + 1.0)
+    else:
+        force = 2.0 * b / ((0.001 + square) * (a * power + 1.0))
+    x, y = (min(max(force * d, -4.0), 4.0) for d in (dx, dy))
+    return at[0] + abs(step) * x, at[1] + abs(step) * y
+
+
+def test_rows_side_by_side_go_where_steps_one_after_the_other_take_them():
+    layout, (a, b), epochs, alpha, rate, seed = latents(60, 1)[:, :2].copy() * 4, find_curve(0.1), 30, 0.25, 5, 7
+    distances, near = Neighbours(latents(60, 1)).search(NEW[:40], 6)
+    periods, starts = np.empty((40, 6)), np.empty((2, 40))
+    _begin(distances, near, layout, 6, epochs, periods, starts)
+    wanted = np.empty((40, 2), np.float32)
+    for r in range(40):
+        at, due, negative = (float(starts[0, r]), float(starts[1, r])), periods[r].copy(), periods[r] / rate
+        seen = negative.copy()
+        for epoch in range(epochs):
+            step = alpha * (1.0 - epoch / epochs)
+            for j in np.flatnonzero(due <= epoch):
+                at = moved(at, layout[near[r, j]], step, a, b)
+                due[j] += periods[r, j]
+                count = int((epoch - seen[j]) / negative[j])
+                seen[j] += count * negative[j]
+                code = mixed((seed + 0x9E3779B97F4A7C15 * (int(near[r, j]) + 1)) % 2**64) + epoch
+                for i in range(1, count + 1):
+                    other = (mixed((code + 0x9E3779B97F4A7C15 * i) % 2**64) >> 32) * len(layout) >> 32
+                    at = moved(at, layout[other], -step, a, b)
+        wanted[r] = at
+    found = np.empty((40, 2), np.float32)
+    place_rows(distances, near, layout, (a, b), 6, epochs, alpha, rate, 1.0, seed, found)
+    assert np.array_equal(found, wanted)
 
 
 @pytest.mark.parametrize("approximate", [False, True])

@@ -99,26 +99,34 @@ def _clip(value: float) -> float:
 
 
 @njit(cache=True, error_model="numpy", inline="always")
-def _power(x: float, b: float) -> float:
-    """Return x^b of a normal x > 0 to a relative 1e-8, from sums and products alone: no library's rounding enters.
+def _log2(x: float) -> float:
+    """Return log2 of a normal x > 0 to about 1e-9, from sums and products alone: no library's rounding enters.
 
-    x = m 2^e with m from sqrt(1/2) to sqrt(2); ln m = 2 artanh(s) with s = (m - 1) / (m + 1).
+    x = m 2^e with m from sqrt(1/2) to sqrt(2); ln m = 2 artanh(s) with s = (m - 1) / (m + 1). Integers below 2^52
+    become float64 in the low bits of 2^52, as AVX2 has no such conversion.
     """
-    bits = np.float64(x).view(np.int64)
-    exponent = (bits >> 52) - 1023
-    m = np.int64((bits & 0xFFFFFFFFFFFFF) | (1023 << 52)).view(np.float64)
+    bits = np.float64(x).view(np.uint64)
+    exponent = np.uint64((bits >> np.uint64(52)) | np.uint64(0x4330000000000000)).view(np.float64) - (2.0**52 + 1023.0)
+    m = np.uint64((bits & np.uint64(0xFFFFFFFFFFFFF)) | np.uint64(1023 << 52)).view(np.float64)
     large = m > 1.4142135623730951
     m = m * 0.5 if large else m
-    exponent = exponent + 1 if large else exponent
+    exponent = exponent + 1.0 if large else exponent
     s = (m - 1.0) / (m + 1.0)
     t = s * s
     series = 1.0 + t * (1 / 3 + t * (1 / 5 + t * (1 / 7 + t * (1 / 9 + t * (1 / 11)))))
-    y = b * (exponent + 2.8853900817779268 * s * series)
+    found: float = exponent + 2.8853900817779268 * s * series
+    return found
+
+
+@njit(cache=True, error_model="numpy", inline="always")
+def _exp2(y: float) -> float:
+    """Return 2^y to a relative 1e-8, from sums and products alone, for y from -1000 to 1000."""
     whole = np.floor(y + 0.5)
     f = (y - whole) * 0.6931471805599453
     e = 1.0 + f * (1.0 + f * (1 / 2 + f * (1 / 6 + f * (1 / 24 + f * (1 / 120 + f * (1 / 720 + f * (1 / 5040)))))))
     whole = min(max(whole, -1000.0), 1000.0)
-    power: float = e * np.int64((np.int64(whole) + 1023) << 52).view(np.float64)
+    bits = np.float64(whole + 1.5 * 2.0**52).view(np.uint64)  # its low bits are those of the integer
+    power: float = e * np.uint64((bits + np.uint64(1023)) << np.uint64(52)).view(np.float64)
     return power
 
 
@@ -215,7 +223,7 @@ def _choose(codes: Any, steps: Float64Array, count: np.uint64) -> None:
     for lane in range(_LANES):
         for n in range(_DEPTH):
             code = codes[lane, n]
-            other = ((_mixed(code) >> np.uint64(32)) * count) >> np.uint64(32)
+            other = ((_mixed(code) >> np.uint64(32)) * (count & np.uint64(0xFFFFFFFF))) >> np.uint64(32)
             codes[lane, n] = code if steps[lane, n] > 0 else other
 
 
@@ -229,23 +237,43 @@ def _look_up(codes: Any, steps: Float64Array, pairs: Any, targets: Any, turned: 
 
 
 @njit(cache=True, error_model="numpy")
-def _step(at: Float64Array, targets: Any, steps: Float64Array, a: float, b: float, gamma: float) -> None:
-    """Apply steps to all lanes, (2, lanes); vectorised over lanes, without branches."""
+def _step(work: Float64Array, targets: Any, steps: Float64Array, a: float, b: float, gamma: float) -> None:
+    """Apply steps to all lanes; vectorised over lanes, without branches.
+
+    A step is a long chain of dependent operations, so it is done in parts: in each, a processor computes many lanes at
+    the same time.
+
+    Args:
+        work: (6 lanes,) the coordinates x and y of all lanes, changed in place; the rest is for values between parts.
+        targets: (depth, lanes) coordinates as of `_look_up`.
+        steps: (depth, lanes).
+        a: of the curve.
+        b: of the curve.
+        gamma: weight of repulsions.
+    """
     for n in range(_DEPTH):
         for lane in range(_LANES):
-            x, y, step, pair = at[0, lane], at[1, lane], steps[n, lane], targets[n, lane]
-            dx = x - np.uint32(pair & np.uint64(0xFFFFFFFF)).view(np.float32)
-            dy = y - np.uint32(pair >> np.uint64(32)).view(np.float32)
-            square = dx * dx + dy * dy
-            power = _power(square, b)
+            pair = targets[n, lane]
+            dx = work[lane] - np.uint32(pair & np.uint64(0xFFFFFFFF)).view(np.float32)
+            dy = work[_LANES + lane] - np.uint32(pair >> np.uint64(32)).view(np.float32)
+            work[2 * _LANES + lane] = dx
+            work[3 * _LANES + lane] = dy
+            work[4 * _LANES + lane] = dx * dx + dy * dy
+        for lane in range(_LANES):
+            work[5 * _LANES + lane] = b * _log2(work[4 * _LANES + lane])
+        for lane in range(_LANES):
+            work[5 * _LANES + lane] = _exp2(work[5 * _LANES + lane])
+        for lane in range(_LANES):
+            x, y, dx, dy = work[lane], work[_LANES + lane], work[2 * _LANES + lane], work[3 * _LANES + lane]
+            square, power, step = work[4 * _LANES + lane], work[5 * _LANES + lane], steps[n, lane]
             curve = a * power + 1.0
             pulls = step > 0
             force = (-2.0 * a * b * power / square if pulls else 2.0 * gamma * b) / (
                 curve if pulls else (0.001 + square) * curve
             )
             moves = square > _LEAST and step != 0
-            at[0, lane] = x + abs(step) * _clip(force * dx) if moves else x
-            at[1, lane] = y + abs(step) * _clip(force * dy) if moves else y
+            work[lane] = x + abs(step) * _clip(force * dx) if moves else x
+            work[_LANES + lane] = y + abs(step) * _clip(force * dy) if moves else y
 
 
 @njit(cache=True, error_model="numpy", nogil=True)
@@ -284,7 +312,7 @@ def place_rows(  # noqa: PLR0913  # compiled code takes arrays, not objects
     periods, starts = np.empty((rows, width)), np.empty((2, rows))
     order = np.argsort(_begin(distances, near, layout, k, epochs, periods, starts))  # rows side by side end together
     pairs = layout.view(np.uint64).ravel()
-    at, state = np.empty((2, _LANES)), np.zeros((_LANES, 4), np.int64)
+    work, state = np.zeros(6 * _LANES), np.zeros((_LANES, 4), np.int64)
     due, negative, negative_due = np.empty((_LANES, width)), np.empty((_LANES, width)), np.empty((_LANES, width))
     seeds = np.empty((_LANES, width), np.uint64)
     codes, steps = np.zeros((_LANES, _DEPTH + _AT_ONCE), np.uint64), np.zeros((_LANES, _DEPTH + _AT_ONCE))
@@ -295,7 +323,7 @@ def place_rows(  # noqa: PLR0913  # compiled code takes arrays, not objects
         state[:] = 0
         for lane in range(_LANES):
             r = order[min(first + lane, rows - 1)]
-            at[0, lane], at[1, lane] = starts[0, r], starts[1, r]
+            work[lane], work[_LANES + lane] = starts[0, r], starts[1, r]
             for j in range(width):
                 due[lane, j], negative[lane, j] = periods[r, j], periods[r, j] / max(rate, 1)
                 negative_due[lane, j] = negative[lane, j]
@@ -304,9 +332,9 @@ def place_rows(  # noqa: PLR0913  # compiled code takes arrays, not objects
             _schedule(own, near, periods, epochs, alpha, rate, seeds, due, negative, negative_due, state, codes, steps)
             _choose(codes, steps, np.uint64(layout.shape[0]))
             _look_up(codes, steps, pairs, targets, turned)
-            _step(at, targets, turned, curve[0], curve[1], gamma)
+            _step(work, targets, turned, curve[0], curve[1], gamma)
         for lane in range(lanes):
-            out[own[lane], 0], out[own[lane], 1] = at[0, lane], at[1, lane]
+            out[own[lane], 0], out[own[lane], 1] = work[lane], work[_LANES + lane]
         steps[:] = 0.0
 
 
