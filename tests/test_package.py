@@ -173,7 +173,7 @@ def test_without_an_extra_its_commands_say_how_to_get_it(nenya_cli, monkeypatch,
         ("statistics", ["table=t.csv", "where=lat > 0"], "search"),
         ("figures", ["table=t.csv", "where=lat > 0"], "search"),
         ("portal", ["table=t.csv"], "portal"),
-        ("prepare", ["data=a.nc", "dask=tcp://127.0.0.1:1"], "dask"),
+        ("prepare", ["data=a.nc", "out=a.h5", "dask=tcp://127.0.0.1:1"], "dask"),
         ("metrics", ["data=a_latents.h5", "dask=tcp://127.0.0.1:1"], "dask"),
         ("extract", ["--multirun", "hydra/launcher=slurm", "data=a.h5"], "slurm"),
     ):

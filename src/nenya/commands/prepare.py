@@ -3,6 +3,7 @@
 import logging
 
 from nenya.options.commands import PrepareOptions
+from nenya.options.extras import need
 from nenya.prepare.job import prepare
 from nenya.prepare.recipes import recipe_lines
 
@@ -35,6 +36,8 @@ def run(options: PrepareOptions) -> int:
     Raises:
         NenyaError: See `nenya.prepare.job.prepare`.
     """
+    if options.dask is not None:
+        need("dask", f"dask={options.dask}")
     found = prepare(options)
     rows = ", ".join(f"{name} {count}" for name, count in found.rows.items())
     log.info(
