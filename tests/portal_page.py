@@ -209,5 +209,6 @@ class Page:
         host = self.portal.url.split("//")[1]
         outside = [u for u in self.requests if host not in u and not u.startswith(("data:", "blob:"))]
         assert outside == [], outside
-        assert [text for text in self.complaints if "favicon" not in text] == []
+        complaints = [text for text in self.complaints if "favicon" not in text]
+        assert complaints == [], complaints
         self.page.close()
