@@ -1,5 +1,6 @@
 """What a training with `auto` takes from the processor."""
 
+import copy
 import logging
 
 import pytest
@@ -7,8 +8,9 @@ import torch
 from conftest import QUICK
 
 from nenya.commands.compose import compose
+from nenya.errors import OptionError
 from nenya.io import model_versions
-from nenya.models.contrastive import ContrastiveModule
+from nenya.models.contrastive import ContrastiveModule, make_net
 from nenya.options.commands import ExtractOptions, TrainOptions
 from nenya.options.sections import build_options
 from nenya.runtime import processor
@@ -72,6 +74,36 @@ def test_torch_names_what_this_processor_can():
     assert {"avx2", "avx512_f", "avx512_bf16", "amx_bf16"} <= set(torch.cpu.get_capabilities()) or (
         torch.cpu.get_capabilities()["architecture"] != "x86_64"
     )
+
+
+@pytest.mark.parametrize("kind", ["avx512_bf16", "avx2", "cuda"])
+def test_narrow_networks_are_laid_out_so_that_no_processor_overwrites_memory(monkeypatch, kind):
+    on(monkeypatch, kind)
+    for width, layout in ((7, "channels_last" if kind == "cuda" else "contiguous"), (8, "channels_last")):
+        chosen = settle(train_options(model={"layout": "auto", "width": width}))
+        assert (chosen.model.layout, chosen.optim.fused) == (layout, True)
+        asked = train_options(model={"layout": "channels_last", "width": width})
+        if (width, kind) == (7, "avx2"):
+            with pytest.raises(OptionError, match=r"model\.width=7: expected a width of 8 or more on this processor"):
+                settle(asked)
+        else:
+            assert settle(asked).model.layout == "channels_last"
+
+
+def test_gradients_of_each_layout_that_auto_chooses_are_those_of_float64():
+    torch.manual_seed(0)
+    for width in (2, 8, 9):
+        options = settle(train_options(model={"layout": "auto", "width": width, "ssl_model": "resnet18"}))
+        net, images = make_net(options), torch.randn(8, 1, 16, 16)
+        turn = torch.randn_like(net(images))
+        gradients = []
+        for kind in (torch.float64, torch.float32):
+            form = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}[options.model.layout]
+            own = copy.deepcopy(net).to(dtype=kind, memory_format=form)
+            (own(images.to(dtype=kind, memory_format=form)) * turn).sum().backward()
+            gradients.append(torch.cat([parameter.grad.double().flatten() for parameter in own.parameters()]))
+        exact, found = gradients
+        assert (found - exact).norm() < 0.003 * exact.norm()
 
 
 def test_only_what_is_auto_is_chosen(monkeypatch):
@@ -144,7 +176,14 @@ def test_training_by_auto_is_repeatable_and_its_loss_in_float32(monkeypatch, sma
         return found
 
     monkeypatch.setattr(ContrastiveModule, "_loss", spied)
-    auto = [*QUICK[:-2], "trainer.max_epochs=2", "trainer.precision=auto", "model.layout=auto", f"data={small_file}"]
+    auto = [
+        *QUICK[:-2],
+        "model.width=8",
+        "trainer.max_epochs=2",
+        "trainer.precision=auto",
+        "model.layout=auto",
+        f"data={small_file}",
+    ]
     weights = []
     for out in ("first", "second"):
         code, said = nenya_cli("train", [*auto, f"out={out}"])

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from nenya.errors import OptionError
 from nenya.options.commands import TrainOptions
 from nenya.options.sections import TrainerOptions, optimizer_of
 from nenya.runtime.process import cores
@@ -16,6 +17,8 @@ from nenya.runtime.process import cores
 log = logging.getLogger(__name__)
 
 _AMPERE = (8, 0)  # the first generation of GPUs with bfloat16
+_LEAST_WIDTH = 8
+"""Narrower networks overwrite memory in oneDNN's backward pass if it has AVX2 alone and images are channels last."""
 _DESCRIBED = re.compile(r"(\w+)(?:, (\d{1,4}) threads?)?")
 
 
@@ -74,8 +77,18 @@ def settle(options: TrainOptions) -> tuple[TrainOptions, str]:
     """Return the options of a training with a choice in the place of each `auto`, and what was chosen, in a line.
 
     A resumed run keeps its choice and its number of threads. A warning names a choice for another processor.
+
+    Raises:
+        OptionError: This processor cannot train a network so narrow with `model.layout=channels_last`.
     """
     kind = kind_of_processor(options.trainer.accelerator)
+    narrow = options.model.width < _LEAST_WIDTH and not kind.startswith("cuda")
+    if narrow and options.model.layout == "channels_last" and kind in ("avx2", "other"):
+        raise OptionError(
+            f"model.layout=channels_last with model.width={options.model.width}: expected a width of {_LEAST_WIDTH} or "
+            "more on this processor, as narrower networks crash; give model.layout=contiguous, or for a run that "
+            "resumes a processor with AVX-512"
+        )
     if options.resume:
         _keep(options, kind)
     precision, layout = options.trainer.precision == "auto", options.model.layout == "auto"
@@ -88,8 +101,9 @@ def settle(options: TrainOptions) -> tuple[TrainOptions, str]:
         said.append(f"trainer.precision={chosen.precision}")
         options = replace(options, trainer=replace(options.trainer, precision=chosen.precision))
     if layout:
-        said.append(f"model.layout={chosen.layout}")
-        options = replace(options, model=replace(options.model, layout=chosen.layout))
+        name = "contiguous" if narrow else chosen.layout
+        said.append(f"model.layout={name}")
+        options = replace(options, model=replace(options.model, layout=name))
         if options.optim.fused is None and chosen.fused and optimizer_of(options) != "LARS":
             said.append("optim.fused=true")
             options = replace(options, optim=replace(options.optim, fused=True))
