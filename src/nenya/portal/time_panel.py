@@ -4,7 +4,7 @@ from typing import Any
 
 import panel as pn
 from bokeh.events import SelectionGeometry, Tap
-from bokeh.models import TextInput
+from bokeh.models import Column, TextInput
 
 from nenya.portal.session import Session
 from nenya.portal.spans import SPEEDS, STEPS, months_of
@@ -43,8 +43,8 @@ def add_time(page: Any, session: Session) -> None:
     """Add the panel of time to a page."""
     state = TextInput(name="nenya_time", visible=False)
     page.add_panel("time_state", pn.pane.Bokeh(state, visible=False))
-    place = pn.Column(sizing_mode="stretch_width", margin=0)
-    page.add_panel("timeline", place)
+    place = Column(sizing_mode="stretch_width", margin=0)
+    page.add_panel("timeline", pn.pane.Bokeh(place, sizing_mode="stretch_width", margin=0))
 
     def show(text: str) -> None:
         state.value = text
@@ -54,7 +54,7 @@ def add_time(page: Any, session: Session) -> None:
         chart = TimeChart(*session.dates, session.theme)
         session.time_chart = chart
         _listen(session, chart)
-        place.append(pn.pane.Bokeh(chart.plot, sizing_mode="stretch_width", height=92, margin=0))
+        place.children = [chart.plot]  # by Bokeh itself: Panel would send it after what is drawn in it
 
     session.show_time, session.open_chart = show, open_chart
 
