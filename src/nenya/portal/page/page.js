@@ -50,7 +50,7 @@ document.addEventListener("DOMContentLoaded", () => {
     g: () => { if ($("tag_form")) { show("tags"); $("tag_word").focus(); } }, Escape: () => time.pause() || panels.restore() || act("cancel")};
   document.addEventListener("keydown", (event) => {
     const target = event.composedPath()[0];
-    if (event.ctrlKey || event.metaKey || event.altKey || document.querySelector("dialog[open]") || (/^(INPUT|SELECT|TEXTAREA)$/.test(target.tagName) && target.type !== "checkbox")) return;
+    if (event.ctrlKey || event.metaKey || event.altKey || document.querySelector("dialog[open]") || (/^(INPUT|SELECT|TEXTAREA)$/.test(target.tagName) && !/^(checkbox|range)$/.test(target.type))) return;  // these take letters themselves
     const row = of(event, "action"), tab = of(event, "tab"), step = {ArrowRight: 1, ArrowLeft: -1}[event.key];
     if (tab && step) {
       const next = tabs[(tabs.indexOf(tab.dataset.tab) + step + tabs.length) % tabs.length];

@@ -273,7 +273,7 @@ document.addEventListener("DOMContentLoaded", () => {
   document.querySelectorAll(".enlarge").forEach((button) => { button.onclick = () => enlarge(button.closest("section")); });
   const keys = {u: undo, y: () => history.forward(), r: reset, d: theme, l: copy, n: () => step(1), p: () => step(-1), s: () => { if (similar && similar.length) app.choose(similar[0][0]); }, "?": help, Escape: () => enlarge(null)};
   document.addEventListener("keydown", (event) => {
-    if (event.ctrlKey || event.metaKey || event.altKey || document.querySelector("dialog[open]") || /^(SELECT|TEXTAREA)$/.test(event.target.tagName) || (event.target.tagName === "INPUT" && event.target.type !== "checkbox")) return;
+    if (event.ctrlKey || event.metaKey || event.altKey || document.querySelector("dialog[open]") || /^(SELECT|TEXTAREA)$/.test(event.target.tagName) || (event.target.tagName === "INPUT" && !/^(checkbox|range)$/.test(event.target.type))) return;
     if (keys[event.key]) { event.preventDefault(); keys[event.key](); }
   });
 
