@@ -142,7 +142,7 @@ def test_the_keyboard_reaches_everything_and_its_keys_work(page, dataset):
         if order[-1][1] == "tab_against":
             break
     texts = [text for tag, _, text, _ in order if tag == "BUTTON"]
-    assert texts[:6] == ["Undo", "Redo", "Reset", "Copy", "Dark", "Help"]
+    assert texts[:7] == ["Undo", "Redo", "Reset", "Copy", "Time", "Dark", "Help"]
     tabs = [name for _, name, _, _ in order if name.startswith("tab_")]
     names = ("gallery", "table", "stats", "filter", "upload", "download", "tags", "against")
     assert tabs == [f"tab_{name}" for name in names]

@@ -128,7 +128,7 @@ def test_enter_tags_the_image_and_with_shift_the_selection(page):
     ask(page, "pp_type = 1, pp_idx < 30")
     for key, word, count in (("Enter", "one", "1"), ("Shift+Enter", "all", "30")):
         page.page.locator("h1").click()
-        page.page.keyboard.press("g")
+        page.page.keyboard.press("g")  # marks the word that was used last, so that the next one replaces it
         page.page.keyboard.type(word)
         page.page.keyboard.press(key)
         page.until(lambda word=word, count=count: (word, count) in [line[:2] for line in listed(page)])

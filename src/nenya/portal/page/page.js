@@ -47,7 +47,7 @@ document.addEventListener("DOMContentLoaded", () => {
   if ($("save_form")) $("save_form").onsubmit = (event) => { event.preventDefault(); act("save:" + $("save_name").value); $("save_name").value = ""; };
   const keys = {u: () => { time.pause(); act("undo"); }, y: () => { time.pause(); act("redo"); }, v: views, r: () => { time.pause(); act("reset"); }, t: time.toggle, ".": time.play, ",": () => time.step(-1), n: () => act("step:1"), p: () => act("step:-1"), s: () => act("similar"), "+": () => act("like:+"), "-": () => act("like:-"), ">": () => act("sheet:1"), "<": () => act("sheet:-1"),
     l: copy, d: theme, "?": () => $("helpbox").showModal(), m: panels.toggle, a: () => act("against:a"), b: () => act("against:b"),
-    g: () => { if ($("tag_form")) { show("tags"); $("tag_word").focus(); } }, Escape: () => time.pause() || panels.restore() || act("cancel")};
+    g: () => { if ($("tag_form")) { show("tags"); $("tag_word").select(); $("tag_word").focus(); } }, Escape: () => time.pause() || panels.restore() || act("cancel")};
   document.addEventListener("keydown", (event) => {
     const target = event.composedPath()[0];
     if (event.ctrlKey || event.metaKey || event.altKey || document.querySelector("dialog[open]") || (/^(INPUT|SELECT|TEXTAREA)$/.test(target.tagName) && !/^(checkbox|range)$/.test(target.type))) return;  // these take letters themselves
