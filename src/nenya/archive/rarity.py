@@ -19,7 +19,7 @@ from nenya.data.hdf5_links import COPY_IN, damage_named
 from nenya.data.hdf5_open import open_hdf5
 from nenya.errors import InputFileError
 from nenya.latents.files import Latents
-from nenya.latents.nearest import QUERY_ROWS, Identity, Nearest, as_unit, identity_of
+from nenya.latents.nearest import Identity, Nearest, as_unit, identity_of
 from nenya.storage.disk import atomic_path, write_hdf5
 from nenya.tables.granules import GRANULE, SOURCES
 from nenya.tables.place_and_time import dates_of, usual_names
@@ -176,8 +176,5 @@ def _identities(sample: "pd.DataFrame", table: "pd.DataFrame") -> tuple[Identity
 
 def _distances(nearest: Nearest, units: NDArray[np.float32], own: Identity) -> Float64Array:
     """Return the mean cosine distance of rows to the nearest of the sample, (N,), NaN with fewer than ten."""
-    found = np.full(len(units), np.nan)
-    for start in range(0, len(units), QUERY_ROWS):
-        part = slice(start, start + QUERY_ROWS)
-        found[part] = 1 - nearest.search(units[part], own.take(part), NEIGHBOURS)[0].mean(axis=1)
+    found: Float64Array = 1 - nearest.search_many(units, own, NEIGHBOURS)[0].mean(axis=1)
     return found

@@ -21,7 +21,8 @@ from numpy.typing import NDArray
 import nenya
 from nenya.errors import InputFileError, NenyaError, OptionError, OutputError
 from nenya.latents.files import Latents
-from nenya.runtime.process import RowProgress
+from nenya.runtime.blas import in_order
+from nenya.runtime.process import RowProgress, cores
 from nenya.runtime.shards import Share, missing_shards
 from nenya.storage.disk import atomic_path
 from nenya.storage.lock import OutputLock, holder_of
@@ -32,6 +33,7 @@ log = logging.getLogger(__name__)
 _CHECK = 4  # bytes of the checksum
 _BEGUN = "shared-among-"  # name of the answer that tells the number of workers
 _MOMENT = 0.2  # seconds between looks for what another worker makes
+_MOST_THREADS = 16
 _FAILURES = 20  # to take a lock that nobody holds
 
 SHARDS = ".shards"
@@ -261,7 +263,8 @@ def in_pieces(
     Args:
         pieces: the rows of each.
         count: number of rows.
-        work: returns the numbers of the rows of a piece, given its place among the pieces.
+        work: returns the numbers of the rows of a piece, given its place among the pieces; it runs on several threads,
+            each with matrix products of its own.
         kept: answers of an interrupted run, which are taken; those found here are added.
         name: of the work and of its answers.
         visible: whether progress is shown.
@@ -281,8 +284,9 @@ def in_pieces(
     if left < total and visible:
         log.info("resuming: %s of %d of %d rows is already known", name, total - left, total)
     with RowProgress(name, total, before=total - left, visible=visible) as progress:
-        for number in still:
-            found[pieces[number]] = values = work(number)
+        answers = in_order(work, still, min(cores(), _MOST_THREADS, len(still)), name)
+        for number, values in zip(still, answers, strict=True):
+            found[pieces[number]] = values
             kept.keep_numbers(answer_of(name, number), values)
             progress.advance(len(values))
     return found

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from nenya.defs import EARTH_KM
 from nenya.errors import InputFileError
+from nenya.runtime.blas import on_all_cores, parts
 from nenya.tables.granules import granules
 from nenya.tables.near import coordinates
 from nenya.tables.place_and_time import dates_of, usual_names
@@ -123,7 +124,7 @@ class Nearest:
         self._first = self.rows if self._some is None else np.ascontiguousarray(self.rows[:, : self._some])
 
     def search(self, queries: Float32Array, identity: Identity, k: int) -> tuple[Float64Array, IntArray]:
-        """Return the nearest allowed rows of each query.
+        """Return the nearest allowed rows of each query, found by the calling thread.
 
         Args:
             queries: (Q, D) float32 of unit length, finite.
@@ -135,7 +136,6 @@ class Nearest:
             constructor, (Q, k) int64, -1 there.
         """
         from nenya.latents.nearest_kernel import merge_best
-        from nenya.latents.neighbours import COMPILED
 
         keep, own, count = k + _MARGIN if self._some is None else _MORE * k, self.identity, len(queries)
         first = queries if self._some is None else np.ascontiguousarray(queries[:, : self._some])
@@ -146,23 +146,29 @@ class Nearest:
         for start in range(0, len(self.rows), TILE_ROWS):
             tile = slice(start, start + TILE_ROWS)
             scores = first @ self._first[tile].T
-            with COMPILED:
-                merge_best(
-                    best, found, scores, start, (identity.number, own.number[tile]),
-                    (identity.granule, own.granule[tile]), (places[0], places[1][tile]), (times[0], times[1][tile]),
-                    limits,
-                )  # fmt: skip
+            merge_best(
+                best, found, scores, start, (identity.number, own.number[tile]), (identity.granule, own.granule[tile]),
+                (places[0], places[1][tile]), (times[0], times[1][tile]), limits,
+            )  # fmt: skip
         return self._rank(queries, found, k)
+
+    def search_many(self, queries: Float32Array, identity: Identity, k: int) -> tuple[Float64Array, IntArray]:
+        """Return what `search` returns, for any number of queries, found on all cores."""
+        cosine, found = np.empty((len(queries), k)), np.empty((len(queries), k), np.int64)
+
+        def work(part: slice) -> None:
+            cosine[part], found[part] = self.search(queries[part], identity.take(part), k)
+
+        on_all_cores(work, parts(len(queries), QUERY_ROWS))
+        return cosine, found
 
     def _rank(self, queries: Float32Array, found: IntArray, k: int) -> tuple[Float64Array, IntArray]:
         """Rank the candidates in float64; ties by number."""
         from nenya.latents.nearest_kernel import cosines_of
-        from nenya.latents.neighbours import COMPILED
 
         cosine = np.full(found.shape, np.nan)
         if self._some is not None:
-            with COMPILED:
-                cosines_of(queries, self.rows, found, cosine)
+            cosines_of(queries, self.rows, found, cosine)
         for row in _slices(len(queries) if self._some is None else 0, 256):
             known = found[row] >= 0
             vectors = self.rows[np.where(known, found[row], 0)].astype(np.float64)

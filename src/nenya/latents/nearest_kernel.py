@@ -1,12 +1,14 @@
 """Compiled search of the best scores of each query among rows that are not too close to be its neighbours.
 
+Each function uses the thread that calls it: several may run at once.
+
 Letters: Q queries, n rows of a tile, m candidates of each query.
 """
 
 from typing import Any
 
 import numpy as np
-from numba import njit, prange
+from numba import njit
 from numpy.typing import NDArray
 
 _STRIDE = 64
@@ -45,7 +47,7 @@ def _is_near(i: int, j: int, places: Any, times: Any, limits: Any) -> bool:
     return near
 
 
-@njit(parallel=True, cache=True)
+@njit(nogil=True, cache=True)
 def merge_best(  # compiled code takes arrays, not objects
     best: NDArray[np.float32],
     found: NDArray[np.int64],
@@ -70,7 +72,7 @@ def merge_best(  # compiled code takes arrays, not objects
         times: (Q,) and (n,) days, or (0,) twice.
         limits: least cosine of near places, largest difference of near times.
     """
-    for i in prange(scores.shape[0]):
+    for i in range(scores.shape[0]):
         for first in range(0, scores.shape[1], _STRIDE):
             last = min(first + _STRIDE, scores.shape[1])
             if not _has_above(scores[i, first:last], best[i, -1]):
@@ -84,7 +86,7 @@ def merge_best(  # compiled code takes arrays, not objects
                     _insert(scores[i, j], start + j, best[i], found[i])
 
 
-@njit(parallel=True, cache=True)
+@njit(nogil=True, cache=True)
 def cosines_of(
     queries: NDArray[np.float32],
     rows: NDArray[np.float32],
@@ -99,7 +101,7 @@ def cosines_of(
         found: (Q, m) rows, -1 for none.
         out: (Q, m), NaN before; changed where there is a row.
     """
-    for i in prange(found.shape[0]):
+    for i in range(found.shape[0]):
         own = 0.0
         for d in range(queries.shape[1]):
             own += np.float64(queries[i, d]) * np.float64(queries[i, d])

@@ -280,14 +280,11 @@ def nearest_among(
         for start in range(0, len(good), EXACT_ROWS // 4):
             part = good[start : start + EXACT_ROWS // 4]
             reference = Nearest(_unit(latents, part), identity.take(part))
-            for first in range(0, len(rows), QUERY_ROWS):
-                some = slice(first, first + QUERY_ROWS)
-                cosine, near = reference.search(queries[some], own.take(some), k)
-                both = np.concatenate([best[some], np.nan_to_num(cosine, nan=-np.inf)], axis=1)
-                numbers = np.concatenate([found[some], np.where(near >= 0, part[near], -1)], axis=1)
-                order = np.argsort(-both, axis=1, kind="stable")[:, :k]
-                best[some] = np.take_along_axis(both, order, axis=1)
-                found[some] = np.take_along_axis(numbers, order, axis=1)
+            cosine, near = reference.search_many(queries, own, k)
+            both = np.concatenate([best, np.nan_to_num(cosine, nan=-np.inf)], axis=1)
+            numbers = np.concatenate([found, np.where(near >= 0, part[near], -1)], axis=1)
+            order = np.argsort(-both, axis=1, kind="stable")[:, :k]
+            best, found = np.take_along_axis(both, order, axis=1), np.take_along_axis(numbers, order, axis=1)
             progress.advance(len(part))
     return np.where(np.isfinite(best), best, np.nan), found
 

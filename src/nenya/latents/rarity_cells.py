@@ -4,6 +4,7 @@ Letters: N latents of dimension D, C cells, k neighbours.
 """
 
 import os
+import threading
 from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -69,7 +70,8 @@ class Cells:
         self._starts = np.concatenate([[0], np.cumsum(sizes)])
         self._path, self._turn = path, turn
         self.leading = None if turn is None else _LEADING
-        self._held: OrderedDict[int, Float32Array] = OrderedDict()
+        self._held: OrderedDict[int, Float32Array] = OrderedDict()  # of several threads
+        self._lock = threading.Lock()
         self._held_bytes = 0
         try:
             self._write(latents, label)
@@ -105,17 +107,20 @@ class Cells:
 
     def _read(self, cell: int) -> Float32Array:
         """Return the rows of a cell, (n, D); those of the last cells are kept."""
-        if cell in self._held:
-            self._held.move_to_end(cell)
-            return self._held[cell]
+        with self._lock:
+            if cell in self._held:
+                self._held.move_to_end(cell)
+                return self._held[cell]
         count = len(self.members[cell]) * self._width
         with self._path.open("rb") as file:
             file.seek(4 * self._width * int(self._starts[cell]))
             values = np.fromfile(file, np.float32, count).reshape(-1, self._width)
-        self._held[cell] = values
-        self._held_bytes += values.nbytes
-        while self._held_bytes > _READ_BYTES and len(self._held) > 1:
-            self._held_bytes -= self._held.popitem(last=False)[1].nbytes
+        with self._lock:
+            if cell not in self._held:
+                self._held[cell] = values
+                self._held_bytes += values.nbytes
+            while self._held_bytes > _READ_BYTES and len(self._held) > 1:
+                self._held_bytes -= self._held.popitem(last=False)[1].nbytes
         return values
 
 

@@ -44,9 +44,9 @@ def on_all_cores(work: Callable[[T], None], items: Iterable[T]) -> None:
             future.result()
 
 
-def parts(count: int) -> list[slice]:
-    """Return slices of rows for `on_all_cores`: as many as there are cores, or more where there are many rows."""
-    size = min(_MOST_ROWS, max(_LEAST_ROWS, -(-count // cores())))
+def parts(count: int, most: int = _MOST_ROWS) -> list[slice]:
+    """Return slices of rows for `on_all_cores`, of at most `most` rows each; as many as cores if there are few rows."""
+    size = min(most, max(_LEAST_ROWS, -(-count // cores())))
     return [slice(start, start + size) for start in range(0, count, size)]
 
 
