@@ -97,7 +97,7 @@ def trained(folder: Path, name: str, seed: int, ocean: Path, extra: list[str]) -
 
 
 def off_places(fit: NDArray[np.float64], clear: NDArray[np.float64], masked: list[NDArray[np.float64]]) -> list[float]:
-    """Return the share of rows of each masked set whose place on a UMAP is off by more than a tenth of the layout."""
+    """Return, for each masked set, the share of rows misplaced on a UMAP by more than a tenth of the layout."""
     import umap
 
     reducer = umap.UMAP(random_state=1, n_jobs=1).fit(fit)

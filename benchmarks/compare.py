@@ -58,7 +58,7 @@ class Drawn:
 
 
 def draw(rows: int, seed: int, change: Change, size: int) -> Drawn:
-    """Draw an ocean whose parameters are changed."""
+    """Draw an ocean with changed parameters."""
     parameters, noise = ocean._parameters, []
 
     def changed(count, rng, pixels):

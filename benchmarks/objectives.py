@@ -2,7 +2,7 @@
 
 `python benchmarks/objectives.py` trains the network of `benchmarks/probes.py` with each objective and seed, each seed
 with an ocean of its own, and judges it by the same probes. The same cost means as many passes of an image through the
-network: forwards counts one, backwards two, so an objective whose teacher sees both views has 6/8 of the epochs. The
+network: forwards counts one, backwards two. If a teacher sees both views, an objective has 6/8 of the epochs. The
 table has the mean R2 over the seeds and half the width of its 95 % interval (Student's t).
 
 A result is kept as soon as it is there: a run that stopped resumes, and trainings of other options are

@@ -120,7 +120,7 @@ def as_sensors_see(images: Images, rng: np.random.Generator) -> Images:
 
 
 def real(folder: Path, inputs: list[Path]) -> dict[str, dict[str, Cutouts]]:
-    """Return source -> `train` and `valid` -> real cutouts, for the sources whose files are among the inputs.
+    """Return source -> `train` and `valid` -> real cutouts, for the sources with files among the inputs.
 
     Args:
         folder: of the cutout files that are made; those that are there are taken.

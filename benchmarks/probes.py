@@ -1,4 +1,4 @@
-"""What latents know of an ocean whose truth is known: `nenya probe` for slope, anisotropy and DT.
+"""How well latents predict the known truth of a generated ocean: `nenya probe` for slope, anisotropy and DT.
 
 `python benchmarks/probes.py` generates an ocean (`nenya generate kind=ocean`), trains a small network on it without its
 truth, and has `nenya probe by=partition` predict `true_slope`, `true_anisotropy` and `true_DT` of cutouts of `valid`,

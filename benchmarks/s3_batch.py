@@ -1,6 +1,6 @@
 """A batch of S3 files against the longer of pure transfer and pure extraction, with a throttled service.
 
-`python benchmarks/s3_batch.py` starts a service whose connection is slow in each direction (`tests/s3_server.py`, a
+`python benchmarks/s3_batch.py` starts a service with a slow connection in each direction (`tests/s3_server.py`, a
 process of its own), and measures, interleaved and in the same process, medians of three:
 
 - transfer: download of one cutout file and upload of its latents through nenya's own store, with all that it verifies.
@@ -114,7 +114,7 @@ def rows_per_second(options: Any, data: Path, latents: Path) -> float:
 
 
 def measure(name: str, wanted: float, files: int, repeats: int, folder: Path) -> dict[str, Any]:
-    """Measure one regime, with files whose longer part takes about `wanted` seconds."""
+    """Measure one regime, with files for which the longer part takes about `wanted` seconds."""
     data, latents, weights = folder / "cutouts.h5", folder / "cutouts_latents.h5", folder / "weights.pth"
     options = compose("extract", [*TINY, f"ckpt={weights}", f"loader.cache_dir={folder / 'cache'}"])
     save_pth(weights, make_net(options), options={}, epoch=0)

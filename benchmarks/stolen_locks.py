@@ -3,9 +3,9 @@
     python benchmarks/stolen_locks.py [--only=WORDS] [--out=benchmarks/results/stolen_locks.json]
 
 Real processes hold an archive and add files to it, as `nenya update` does, but files of a few bytes. Two hosts are
-two namespaces of names and process numbers; file systems whose locks do not lock are made by a preloaded library; S3
-is a server. After each scenario every file that somebody was told to be committed is named and complete, and whoever
-came late was told so. What is done is kept in the results and not done again.
+two namespaces of names and process numbers; a preloaded library makes file systems with locks that do not lock; S3
+is a server. After each scenario every file that was reported as committed is named and complete, and every
+process that came too late was told. Finished cases are kept in the results and not repeated.
 """
 
 import argparse
@@ -31,7 +31,7 @@ import s3_server  # noqa: E402
 
 from nenya.storage.s3.access import ONE_WRITER  # noqa: E402
 
-SILENT = 3.0  # seconds after which a holder of which nothing is known counts as gone
+SILENT = 3.0  # seconds after which an unknown holder counts as gone
 BEAT = 0.3
 PATIENCE = 120.0  # seconds for one step
 LOST = "LockLostError"
@@ -93,7 +93,7 @@ class World:
     Attributes:
         folder: of all that is local.
         place: the archive.
-        locks: the library whose locks do not lock.
+        locks: the library that makes locks that do not lock.
         told: names that somebody was told to be committed.
     """
 
@@ -397,7 +397,7 @@ def play(scenario: Scenario, addresses: dict[str, str], locks: Path, number: int
 
 
 def run(only: str, out: Path, jobs: int) -> int:
-    """Play all cases whose name has all of the words; returns the number of those that failed."""
+    """Play all cases with all of the words in their name; returns the number of failed ones."""
     done: dict[str, str] = json.loads(out.read_text())["scenarios"] if out.is_file() else {}
     wanted = [s for s in scenarios() if all(word in s.name for word in only.split("&"))]
     with tempfile.TemporaryDirectory() as scratch, contextlib.ExitStack() as stack:

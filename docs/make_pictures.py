@@ -28,7 +28,7 @@ _BEFORE = re.compile(r"<!-- before this page runs:\n(.*?)-->", re.DOTALL)
 
 
 def main() -> None:
-    """Run the pages whose pictures are missing or out of date."""
+    """Run the pages with missing or outdated pictures."""
     sources = [*sorted((ROOT / "src").rglob("*.py")), *sorted((ROOT / "configs").rglob("*.yaml"))]
     program = _digest(*(path.read_text() for path in [*sources, DOCS / "pages.py", DOCS / "study_files.py"]))
     PICTURES.mkdir(exist_ok=True)

@@ -5,8 +5,8 @@
 # 22 lines; the same ones stand in {download}`paper_figure.py`, which runs in plain Python in the folder of these
 # files.
 #
-# First the latents with their table: an archive, whose rows have a latent, a place on the UMAP and whatever else the
-# table says.
+# First the latents with their table. Each row has a latent, a place on the UMAP, and the other columns of the
+# table.
 
 # %%
 import matplotlib.pyplot as plt
@@ -22,16 +22,16 @@ archive = FilesSearcher(open_latents("ocean_preproc_latents.h5"), read_table("ma
 table, DT = archive.table, (archive.table.T90 - archive.table.T10).to_numpy()
 
 # %% [markdown]
-# One cutout with strong fronts, at the 90th percentile of DT, and the seven whose latents point most nearly in its
-# direction. The search is exact, in all numbers of a latent, not on the UMAP.
+# One cutout with strong fronts, at the 90th percentile of DT, and the seven cutouts with the most similar latents.
+# The search is exact: it uses all dimensions of a latent, not the UMAP.
 
 # %%
 found = archive.search(archive.take(np.argsort(DT)[[-len(DT) // 10]])[0], k=8)
 images = TableImages("ocean_preproc.h5", table).read(found.rows)
 
 # %% [markdown]
-# The UMAP in the colours of DT, with these eight marked, and the cutouts themselves, all in one range of colours: that
-# of cmocean for anomalies, whose neutral colour is 0.
+# The UMAP in the colours of DT, with these eight cutouts marked, and their images, all in one range of colours. The
+# colours are those of cmocean for anomalies: 0 has the neutral colour.
 
 # %%
 figure, axes = plt.subplot_mosaic("AA1234;AA5678", figsize=(10, 3.6), layout="constrained")

@@ -82,7 +82,7 @@ def _write_swath(path: Path, shape: tuple[int, int], *, km: float, blur: float, 
 
 
 def _red(shape: tuple[int, int], slope: float, rng: np.random.Generator) -> np.ndarray:
-    """Draw a field of variance 1 whose power falls as a power of the wavenumber."""
+    """Draw a field of variance 1, with a spectrum that is a power law of the wavenumber."""
     k = np.hypot(np.fft.fftfreq(shape[0])[:, None], np.fft.rfftfreq(shape[1]))
     k[0, 0] = np.inf
     field = np.fft.irfft2(np.fft.rfft2(rng.standard_normal(shape)) * k ** (-slope / 2), s=shape)

@@ -223,7 +223,7 @@ def calc_DT(  # the name that users know
     c + d // 2 - 1 in both directions, where c is half the side and d = random_jitter[0].
 
     Args:
-        images: (H, W), (N, H, W) or (N, C, H, W), of which the first channel is used; in K or degrees C.
+        images: (H, W), (N, H, W) or (N, C, H, W), in K or degrees C; only the first channel is used.
         random_jitter: [side of the square in pixels, ...], such as `opt.random_jitter`.
         verbose: ignored.
 

@@ -265,8 +265,8 @@ def places(model_name: str, DT: float | None = None) -> tuple[Path, Path]:
         known = [*_PLACES, "LLC"]
         raise OptionFileError(
             f"model {model_name} has no UMAPs{suggest(model_name, known)}: expected one of {', '.join(known)}; read "
-            "your "
-            "own UMAP by nenya.latents.projector.Projector.load(file), whose transform places latents of get_latents"
+            "your own UMAP by nenya.latents.projector.Projector.load(file); its method transform places latents of "
+            "get_latents"
         )
     if DT is None:
         raise OptionError(f"model {model_name} has one UMAP per interval of temperature difference: give DT= in K")

@@ -91,7 +91,7 @@ def save(pca: PCA, outfile: str | os.PathLike[str], latents: Iterable[npt.NDArra
     Args:
         pca: the fit.
         outfile: the file; overwritten if it exists.
-        latents: blocks of rows (n, D) whose coefficients are saved; None: no `Y`.
+        latents: blocks of rows (n, D), to save their coefficients as `Y`; None: no `Y`.
 
     Raises:
         OutputError: The file cannot be written.
@@ -257,7 +257,7 @@ def generate_eigenmode_with_regularization(  # noqa: PLR0913  # the arguments th
     start_image: npt.ArrayLike | None = None,
     seed: int = 0,
 ) -> tuple[npt.NDArray[np.float32], float]:
-    """Optimise an image whose latent lies near a component; `nenya metrics` draws smoother ones for both ends.
+    """Optimise an image to have a latent near a component; `nenya metrics` draws smoother images for both ends.
 
     Args:
         model: the network; its weights stay as they are.

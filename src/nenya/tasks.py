@@ -200,7 +200,7 @@ def find_eigenmodes(  # noqa: PLR0913  # the arguments that users know
         tv_weight: weight of the total variation.
         show: ignored: the images are in the file.
         debug: two components only.
-        use_eigenmatch_start: begin with the cutout whose latent is nearest, of `latents_file` and `preproc_file`.
+        use_eigenmatch_start: begin with the cutout of the nearest latent, from `latents_file` and `preproc_file`.
         latents_file: the latents file.
         preproc_file: the cutout file.
         partition: of both.

@@ -1,7 +1,7 @@
 """The network, the views and the steps of a training, as users' own training loops call them.
 
-Importing this module lets a plain `torch.load(path)` read the checkpoints of the original nenya, whose options
-are instances of a class `Params`: harmless stubs replace it, and other types that could run code stay refused.
+Importing this module lets a plain `torch.load(path)` read the checkpoints of the original nenya. Their options are
+instances of a class `Params`. Harmless stubs replace this class, and other types that could run code stay refused.
 
 Views draw from torch's global generator, which `torch.manual_seed` sets. Letters in shapes: B cutouts, H x W pixels,
 C channels, D the length of a latent.

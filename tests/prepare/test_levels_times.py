@@ -138,7 +138,7 @@ def test_steps_without_a_time_of_their_own_are_left_out_and_said(decoded):
         np.testing.assert_allclose(found.read(step, -1).values, FIELD + shift, atol=1e-5)
     assert [note.split(": ")[1] for note in found.notes] == [
         "left out 1 (number 1) of 6 time steps, without a time",
-        "left out 2 (number 2, 4) of 6 time steps, whose time an earlier step has",
+        "left out 2 (number 2, 4) of 6 time steps, with the time of an earlier step",
     ]
 
 

@@ -30,7 +30,7 @@ class VersionStatus:
         nenya: versions of nenya that added files.
         last: date of the last addition.
         missing: listed files that do not exist.
-        damaged: files whose size, or content if it was read, differs.
+        damaged: files that differ in size, or in content if it was read.
     """
 
     files: int
@@ -50,7 +50,7 @@ class VersionStatus:
 
 
 def broken_files(folder: Folder, version: Version) -> list[str]:
-    """Return the files of a version that are missing or whose size differs from the manifest."""
+    """Return the files of a version that are missing or differ in size from the manifest."""
     status = version_status(folder, version, sizes_of(folder), check=False)
     return [*status.missing, *status.damaged]
 
@@ -66,7 +66,7 @@ def sizes_of(folder: Folder) -> dict[str, int] | None:
 def unnamed_files(folder: Folder, manifest: Manifest, sizes: dict[str, int] | None) -> list[str]:
     """Return the cutouts, latents and tables in an archive that no version lists.
 
-    A killed update leaves such files, which the next one removes; a file whose entry was lost is another case.
+    A killed update leaves such files, and the next update removes them. A file may also have lost its entry.
     """
     named = {entry.name for version in manifest.values() for entry in version.entries()}
     places = [CUTOUTS, *(f"{name}/{kind}" for name in manifest for kind in ("latents", "tables"))]

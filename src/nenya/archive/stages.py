@@ -189,7 +189,7 @@ class Stages:
         """Add to the cluster centres the sample by which rarity is measured, of the latents of the first files.
 
         Args:
-            files: latents -> file; one whose table cannot be made is left out, and said when it is added.
+            files: latents -> file; one without a usable table is left out, and reported when it is added.
             projector: of the UMAP.
             clusters: the cluster centres.
         """

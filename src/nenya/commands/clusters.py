@@ -130,8 +130,8 @@ def summarise(
         rows: (len(table),) rows of their latents, -1 for none.
 
     Returns:
-        Sizes and shares are of the latents; means are over the rows of the table in the cluster, of which there are
-        rows_in_table; the medoid is pp_file, pp_type, pp_idx, and UID where the table has it.
+        Sizes and shares are of the latents. Means are over the rows of the table in the cluster; rows_in_table is their
+        number. The medoid is pp_file, pp_type, pp_idx, and UID where the table has it.
     """
     import pandas as pd
 

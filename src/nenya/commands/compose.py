@@ -211,7 +211,7 @@ def _check_once(options_type: type[Options], args: Sequence[str]) -> None:
 
 
 def given_twice(args: Sequence[str]) -> list[str]:
-    """Return a line on each option that has several values, of which the last one counted."""
+    """Return a line on each option that is given several times: its last value was used."""
     given: dict[str, list[str]] = {}
     for arg in args:
         key, equals, _ = arg.partition("=")

@@ -349,7 +349,7 @@ def _copy_companions(source: _Source, name: str, target: Any) -> None:
 def _with_keys(
     table: "pd.DataFrame", number: NDArray[np.int64], source: _Source, pp_file: str, options: DeriveOptions
 ) -> "pd.DataFrame":
-    """Return a table whose keys name the new file; rows stay those of the old one."""
+    """Return a table with the new file in its keys; row numbers stay those of the old file."""
     made = table.drop(columns=[name for name in COLUMNS if name not in KEYS and name in table])
     starts = np.cumsum([0, *(info.rows for info in source.file.partitions.values())])
     part = np.searchsorted(starts, number, side="right") - 1

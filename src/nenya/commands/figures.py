@@ -35,10 +35,10 @@ log = logging.getLogger(__name__)
 
 _FOLDER = "outputs/figures"
 _COORDINATES = ("US0", "US1")
-_LEAST = 5  # smallest number of cutouts in a cell whose mean is shown
+_LEAST = 5  # smallest number of cutouts for which the mean of a cell is shown
 _MOST_CELLS = 120  # along a coordinate, where there are enough rows
 _DEGREES = (2.0, 3.0, 5.0, 10.0)  # sides of a map's cells
-_MOST_PIXELS = 64 * 64  # of a cutout whose eigen-images are taken: the covariance of these is 134 MB
+_MOST_PIXELS = 64 * 64  # of a cutout for eigen-images: the covariance of so many pixels is 134 MB
 
 
 def run(options: FiguresOptions) -> int:

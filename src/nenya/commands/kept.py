@@ -16,7 +16,7 @@ def composed(command: Hashable, overrides: Sequence[str], groups: Sequence[str],
     same way. Anything but plain values, and every error, is left to Hydra.
 
     Args:
-        command: whose options these are, and where its config files lie.
+        command: the command of these options; its config files are read.
         overrides: in Hydra's form, groups first.
         groups: names of the config groups.
         compose: Hydra's own way, from overrides to the configuration.

@@ -1,4 +1,4 @@
-"""The files of `nenya metrics`: which are whose in a shard, and the table of all of them.
+"""The files of `nenya metrics`: how a shard shares them among workers, and the table of all of them.
 
 Each file is measured by one worker, as its principal components are those of all its rows. A worker notes a file before
 it writes the results, and keeps a line of the table when they are written, so that a killed one continues.

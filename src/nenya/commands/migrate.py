@@ -170,7 +170,7 @@ def _whole(folder: Path) -> bool:
 
 
 def _look(path: Path, out: Path) -> Finding:
-    """Return the report on one file, whose conversion goes to `out`; raises NenyaError if it cannot be used."""
+    """Return the report on one file; its conversion goes to `out`. Raises NenyaError if it cannot be used."""
     if path.is_dir():
         return _look_at_folder(path)
     if not path.exists():

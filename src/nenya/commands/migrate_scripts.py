@@ -274,7 +274,7 @@ def _verdict(full: str, keywords: tuple[str, ...]) -> tuple[str, str]:
     home = _home(module, inner)
     if home is None:
         owner = _home(*module.rpartition(".")[::2]) if module.count(".") > 1 else None
-        if owner is not None:  # a method of a class of ours, whose names are not looked up
+        if owner is not None:  # a method of one of our classes: names in a class are not looked up
             return WORKS, ""
         hint = suggest(inner, sorted(_names_of(module)))
         return INSTEAD, f"nenya has no {shown(name)}{hint}" if _file_of(

@@ -72,7 +72,7 @@ class OutliersOptions(AnalysisOptions, ShardOptions):
 
     uses: ClassVar[tuple[str, ...]] = ("loader", "data", "out", "seed", "clobber")
 
-    k: int = option(10, "nearest neighbours whose mean distance is the rarity", at_least(1))
+    k: int = option(10, "number of nearest neighbours; the mean distance to them is the rarity", at_least(1))
     apart_km: float | None = option(
         None,
         f"rows within this distance in km (and apart_days) are not neighbours; default {_APART_KM:g} where the table "
@@ -287,7 +287,7 @@ def rarest_of(made: "pd.DataFrame", latents: RowsOf, place: IntArray, options: O
         made: the table with its rarity, and textures if there are any.
         latents: of the N latents.
         place: (len(made),) number of the latent of each row, -1 for none.
-        options: of which `rarest`, `groups` and `seed` are used.
+        options: `rarest`, `groups` and `seed` are used.
     """
     rarity = made["rarity"].to_numpy()
     latent, texture = tails_of(made)

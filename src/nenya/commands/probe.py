@@ -146,7 +146,7 @@ def _refuse(targets: Targets, left_out: dict[str, str], columns: list[str] | Non
 def _known(
     features: dict[str, Features], targets: Targets, folds: Folds, rows: Rows
 ) -> tuple[dict[str, Features], Targets, Folds, Rows]:
-    """Leave out rows of which a feature is not finite: cutouts with masked pixels."""
+    """Leave out rows with a feature that is not finite: cutouts with masked pixels."""
     good = np.flatnonzero(np.all([np.isfinite(own.linear).all(axis=1) for own in features.values()], axis=0))
     if len(good) == len(rows.table):
         return features, targets, folds, rows

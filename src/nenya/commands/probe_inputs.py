@@ -106,7 +106,7 @@ def _names(given: Sequence[str], models: Sequence[Latents]) -> list[str]:
 
 
 def common_rows(models: dict[str, Latents], table: "pd.DataFrame", sample: int, seed: int) -> Rows:
-    """Return rows of the table of which all models have a finite latent, at most `sample`, drawn at random.
+    """Return rows of the table with a finite latent of every model, at most `sample` of them, drawn at random.
 
     Raises:
         InputFileError: There are fewer than 50, or two files of latents of one cutout file are of different cutouts.

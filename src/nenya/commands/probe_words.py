@@ -10,7 +10,7 @@ Found = Mapping[str, Mapping[str, Mapping[str, Probed]]]
 
 _WORDS = {"linear": "linear", "knn": "nearest"}
 NOTES = (
-    "linear: ridge regression of numbers, logistic regression of categories, whose penalty is chosen within the "
+    "linear: ridge regression of numbers, logistic regression of categories; the penalty is chosen within the "
     "training rows. nearest: the mean, or the most frequent category, of the nearest training rows.",
     "R2: 1 - the squared errors of all predictions over the variance; 0 or less: nothing is known, 1: everything. "
     "Balanced accuracy: the mean over the categories of the share of correct rows.",

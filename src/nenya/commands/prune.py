@@ -137,7 +137,7 @@ def _choose(  # what one choice needs
     valid, train = order[split[order] == VALID], order[split[order] == TRAIN]
     said: dict[str, Any] = {"train_before": len(train), "valid": len(valid)}
     choice = _Choice(split.copy(), train, said, rows_of_latents(latents, place))
-    before = valid if options.cosine is not None else valid[:0]  # of which none is left out
+    before = valid if options.cosine is not None else valid[:0]  # none of them is left out
     rows, good = canonical_rows(latents, place[np.concatenate([before, train])])
     fixed, good = int(good[: len(before)].sum()), good[len(before) :]
     choice.leave_out(~good)

@@ -389,7 +389,7 @@ def _copy_attributes(source: Any, target: Any, where: str) -> None:
 
 
 def _rates(file: CutoutFile) -> Rates:
-    """Measure briefly the reading speed of the largest partition, whose bytes are in the page cache."""
+    """Measure briefly the reading speed of the largest partition, with its bytes in the page cache."""
     info = max(file.partitions.values(), key=lambda partition: partition.nbytes)
     rng = np.random.default_rng(0)
     count = min(info.rows, max(info.block_rows, 1024, _chunk_rows(info)))

@@ -202,7 +202,7 @@ def find(archive: Searcher, query: Float64Array, options: SearchOptions, sql: st
     Args:
         archive: the searcher.
         query: (D,).
-        options: of which k, exact, device, distinct, apart_km and apart_hours are used.
+        options: k, exact, device, distinct, apart_km and apart_hours are used.
         sql: a condition.
         known: rows of the examples.
     """
@@ -337,7 +337,7 @@ def image_examples(options: SearchOptions, side: int = 0) -> list[NDArray[np.flo
     """Return the images of `image=` in the size of the searched cutouts.
 
     Args:
-        options: of which `image` is used.
+        options: only `image` is used.
         side: side in pixels of the searched cutouts, to which images of a multiple are averaged; 0 if unknown.
 
     Raises:

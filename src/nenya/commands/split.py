@@ -118,7 +118,7 @@ def list_path(out: str, table: Path | None = None) -> Path:
 
     Args:
         out: as given.
-        table: of the cutouts, whose other columns the list would not have.
+        table: of the cutouts; the list would lack its other columns.
 
     Raises:
         OptionError: It is not that of a table, or that of the cutouts.

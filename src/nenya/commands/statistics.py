@@ -68,7 +68,7 @@ def unused(options: StatisticsOptions) -> list[str]:
 
 
 def enough(table: "pd.DataFrame", least: float | None) -> "pd.DataFrame":
-    """Return the rows of a table whose `cosine_low` is at least a number, all without one; log how many are left out.
+    """Return the rows of a table with at least this `cosine_low`, all rows for None; log how many are left out.
 
     Raises:
         OptionError: The table has no such column, or no such row.

@@ -98,7 +98,7 @@ def status_of(place: str, version: str | None = None, cache_dir: str | None = No
 
 
 def _unfinished(folder: Folder) -> dict[str, int]:
-    """Return version -> unfinished files; 0 for a version whose first file has not begun."""
+    """Return version -> number of unfinished files; 0 if the first file of a version has not begun."""
     found: dict[str, int] = {}
     for path in folder.work.glob("*"):
         if path.is_dir() and path.name != "uploads":

@@ -26,7 +26,7 @@ from nenya.tables.names import cutout_names, cutouts_of
 
 _BLOCK = 65536  # rows read at once
 _LATENTS_NDIM = 2
-_NORM_TOLERANCE = 1e-3  # of float32 and of bfloat16, whose norms are computed in float32
+_NORM_TOLERANCE = 1e-3  # of float32, and of bfloat16 with norms computed in float32
 
 
 @dataclass

@@ -87,7 +87,7 @@ class BlockRows(Dataset[dict[str, Any]]):
         ahead: whether to read ahead, in a thread.
         threads: number of threads that unpack the chunks of a block; None: one per core.
         masked: what the network sees of masked pixels, `preprocess.masked`.
-        measure: of cutouts (n, H, W) and their masks, whose result is in a batch as `columns`.
+        measure: function of cutouts (n, H, W) and their masks; its result is in a batch as `columns`.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""The cutouts of a training: those of a row list, those with tags, whose tags are their classes, or the partitions."""
+"""The cutouts of a training: those of a row list, those with tags (as classes), or the partitions."""
 
 import logging
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""Cutout files whose dimensions are in another order, such as MATLAB's, which has the cutouts last.
+"""Cutout files with dimensions in another order: those of MATLAB, for example, have the cutouts last.
 
 Letters: n cutouts, h rows and w columns of pixels.
 """
@@ -37,7 +37,7 @@ def matlab_text(shape: Sequence[int]) -> str:
 
 
 def check_cube(pixels: Pixels, shape: Sequence[int], where: str) -> None:
-    """Check that in a data set of three equal sides, whose shape does not tell, the cutouts come first.
+    """Check that the cutouts come first in a data set of three equal sides: its shape does not show it.
 
     Neighbouring pixels of a field are alike, neighbouring cutouts are not.
 

@@ -264,12 +264,12 @@ def open_hdf5(
         path: the file, or its bytes.
         links: where its links may lead, and its data be stored.
         advice: what to do about a file with such links; `COPY_IN` if no option allows them.
-        guard: that of a file linking to this one, which was checked with it; or of one whose links are followed
-            step by step.
+        guard: that of a file linking to this one, which was checked with it; or of a file with links that are
+            followed step by step.
         settings: further arguments of `h5py.File`.
 
     Returns:
-        An h5py file, whose data sets are checked as they are read.
+        An h5py file; its data sets are checked as they are read.
 
     Raises:
         InputFileError: It cannot be opened: it does not exist, is a folder, is not HDF5, is truncated; or its links

@@ -19,10 +19,10 @@ _KINDS = 3  # smooth, broken, and from an edge
 def mask_shapes(masks: Masks, images: NDArray[np.floating]) -> Float64Array:
     """Return natural logarithms of what a mask hides and what it leaves.
 
-    `share` is the masked share of the pixels, `hole` the largest distance of a masked pixel from a clear one and
-    `depth` the mean one (both in sides of the cutout), `edge` the share of neighbouring pixels of which one is masked,
-    `contrast` the standard deviation of the clear pixels, in units of the field, `roughness` the root mean square
-    difference of neighbouring clear pixels, relative to it; 1 where no two clear pixels are neighbours.
+    `share` is the masked share of the pixels. `hole` is the largest and `depth` the mean distance of a masked pixel
+    from a clear one, both in sides of the cutout. `edge` is the share of pairs of neighbouring pixels with exactly one
+    masked pixel. `contrast` is the standard deviation of the clear pixels, in units of the field. `roughness` is the
+    root mean square difference of neighbouring clear pixels, relative to the contrast; 1 without such neighbours.
 
     Args:
         masks: (n, H, W), each with a masked and a clear pixel.

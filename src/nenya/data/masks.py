@@ -146,7 +146,7 @@ def check_holes(file: CutoutFile, partition: str, images: Images, rows: NDArray[
 
 
 def wholly_masked(file: CutoutFile, partition: str) -> Masks:
-    """Mark the cutouts (N,) of a partition whose mask covers every pixel; none if it has no such data set.
+    """Mark the cutouts (N,) of a partition with a mask over every pixel; none if it has no data set of masks.
 
     Args:
         file: of `nenya.data.cutouts.inspect_cutouts`.

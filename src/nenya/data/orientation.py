@@ -60,7 +60,7 @@ class MixedOrders(InputFileError):
 
 
 def check_orders(orders: Collection[str]) -> None:
-    """Check that the row orders of several fields, whose cutouts go into one file, are the same.
+    """Check that several fields have the same row order, as their cutouts go into one file.
 
     Raises:
         MixedOrders: They differ.

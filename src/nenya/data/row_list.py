@@ -118,7 +118,7 @@ def _check_any(split: NDArray[np.int8]) -> None:
 
 
 def _check_lengths(table: "pd.DataFrame", number: IntArray, parts: Sequence[Part]) -> None:
-    """Refuse files whose partitions have more or fewer cutouts than as the list was made."""
+    """Refuse files if the number of cutouts in a partition has changed since the list was made."""
     import pandas as pd
 
     if ROWS not in table:

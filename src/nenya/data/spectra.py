@@ -6,8 +6,8 @@ directions and transformed; |FFT|^2 is averaged over the waves within each of S 
 band, so P ~ wavelength^beta; alpha = -beta is the slope against log wavenumber. P is a density per area of the plane of
 wavenumbers: a spectrum along a line is less steep by one.
 
-This is the published recipe, for comparison with its figures. Two effects make its spectra steeper than the field: the
-wide bins, whose mean is dominated by long waves, and the leakage of the window. `PERIODIC` avoids both.
+This is the published recipe, for comparison with its figures. Two effects make its spectra steeper than the field: long
+waves dominate the mean of a wide bin, and the window leaks. `PERIODIC` avoids both.
 
 Letters: N cutouts, n of them at once, S pixels a side, B bins.
 """

@@ -77,8 +77,8 @@ def calibrate(
 
     Args:
         options: of the command.
-        files: whose clear cutouts are used, and whose masks without `cloud_files`.
-        cloud_files: whose masks are used.
+        files: cutout files; their clear cutouts are used, and also their masks if there are no `cloud_files`.
+        cloud_files: cutout files; only their masks are used.
         checkpoint: the weights.
         module: the network.
 

@@ -155,8 +155,8 @@ def warn_of_means(options: Options, file: CutoutFile) -> None:
         largest = largest_mean(file, name, masked=options.preprocess.masked)
         if largest > MEAN_LIMIT:
             log.warning(
-                "%s: cutouts of '%s' have means up to %.3g, so their latents differ from those of single images, "
-                "whose mean is removed (preprocess.file=demean removes it here too)",
+                "%s: cutouts of '%s' have means up to %.3g, so their latents differ from those of single images: "
+                "the mean of a single image is removed (preprocess.file=demean removes it here too)",
                 file.path,
                 name,
                 largest,

@@ -52,7 +52,7 @@ class Scratch:
             Interrupted: The batch was stopped.
         """
         if nbytes + held + self.kept > self.limit:
-            kept = f", of which unfinished work of other runs occupies {self.kept / 1e6:.1f} MB" if self.kept else ""
+            kept = f", and unfinished work of other runs occupies {self.kept / 1e6:.1f} MB of them" if self.kept else ""
             raise OutputError(
                 f"{what} needs {(nbytes + held) / 1e6:.1f} MB of scratch space (cutouts, twice the latents), but only "
                 f"{self.limit / 1e6:.1f} MB are allowed{kept}: raise loader.cache_limit, or set loader.cache_dir to a "
@@ -80,7 +80,7 @@ class Scratch:
 
 
 def make_locked(folder: Path) -> IO[bytes]:
-    """Make a folder whose lock this process holds for its lifetime."""
+    """Make a folder, and hold its lock for the lifetime of this process."""
     new = folder.with_name(f"new-{folder.name}")  # renamed once it is locked
     try:
         new.mkdir(parents=True)

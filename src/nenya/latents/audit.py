@@ -151,7 +151,7 @@ def audit(  # noqa: PLR0913  # settings, each with a default
         seed: of all randomness.
         untrained: returns latents of an untrained network for numbers of rows.
         visible: whether progress is shown.
-        kept: of an earlier run: columns whose inputs are the same are taken from it; finished ones are added.
+        kept: results of an earlier run; columns with the same inputs are taken from it, finished ones are added to it.
 
     Raises:
         InputFileError: Fewer than 50 rows have a latent, or no column can be probed.
@@ -254,7 +254,7 @@ class _Probes:
 
         Args:
             name: of the column.
-            target: of the rows whose value is known.
+            target: of the rows with a known value.
             rows: their numbers.
         """
         scores = {which: made for which in self.blocks if (made := self._score("latents", which, target, rows))}

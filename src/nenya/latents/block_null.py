@@ -1,7 +1,7 @@
 """Two sets as one pool of rows, and the null hypothesis that complete blocks may change sides.
 
-Rows of one block (a granule, a day) are not independent, so blocks change sides as a whole. A block whose rows are
-all of one set takes the place of another such block; a block with rows of both sets exchanges its two halves or not.
+Rows of one block (a granule, a day) are not independent, so complete blocks change sides. A block with rows of
+one set only takes the place of another such block. A block with rows of both sets exchanges its two halves or not.
 
 The pool depends on what the rows are, not on their order or on which set is called the first one: the same two sets in
 another order give the same numbers. Letters in shapes: n rows of the pool, D dimensions, K blocks, U units (the rows of

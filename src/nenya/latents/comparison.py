@@ -334,7 +334,7 @@ def _chosen(sets: TwoSets, stratum: Stratum | None) -> BoolArray:
 
 
 def _work(sets: TwoSets, stratum: Stratum | None, settings: Settings) -> int:
-    """Return the number of pairs of rows whose distances are computed: of latents and of each quantity."""
+    """Return the number of distances that are computed between rows: of latents and of each quantity."""
     chosen, most = _chosen(sets, stratum), _size(stratum, settings)
     rows = sum(min(most, int((chosen & own).sum())) for own in (sets.of_a, ~sets.of_a))
     return rows**2 * (1 + len(sets.quantities))

@@ -181,8 +181,8 @@ def fit_pca(
 ) -> PCA:
     """Fit principal components in one pass; memory does not grow with the number of rows.
 
-    The singular values are accurate in float64 even over many decades: they come from the QR decomposition of the
-    matrix, not from the covariance, whose eigenvalues are their squares.
+    The singular values are accurate in float64 even over many decades. They come from the QR decomposition of the
+    matrix. The covariance would give their squares.
 
     Args:
         latents: (N, D) array or HDF5 data set, or an iterable of (n, D) blocks. Rows with NaN or infinity are

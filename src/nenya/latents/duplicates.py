@@ -42,7 +42,7 @@ _TABLES = 12
 _FUNCTIONS = 11  # hash functions that a table combines
 _WIDTH = 8.0  # of a bucket, in distances at the limit
 _KEPT_ROWS = 2**14  # rows after which the state is kept
-_AGAIN = 8  # rounds, in which rows whose near-duplicate was left out later are looked at again
+_AGAIN = 8  # rounds that check a row again after its near-duplicate was left out
 
 
 @dataclass(frozen=True)

@@ -94,7 +94,7 @@ def energy_error(sums: Float64Array, pool: Pool) -> float:
 
 
 def jackknife_error(left: Float64Array, group: IntArray) -> float:
-    """Return the standard error from estimates without one block each, whose blocks are of several groups.
+    """Return the jackknife standard error: each estimate lacks one block, and blocks are of several groups.
 
     Args:
         left: (K,) the estimates.

@@ -97,7 +97,7 @@ class Latents:
         partitions: names of the data sets to read; one or several.
         places: locations of the files, if `paths` are copies: their folders distinguish files of the same name.
         allow_external: whether links, virtual data sets and external storage may lead out of a file's folder.
-        least_cosine: rows whose `cosine_low` is below it, or unknown, are read as NaN.
+        least_cosine: rows with a smaller or unknown `cosine_low` are read as NaN.
 
     Attributes:
         parts: partitions of all files, in the order of their rows.

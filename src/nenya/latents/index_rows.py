@@ -29,7 +29,7 @@ _SCANNED_ROWS = 2**20  # of a batch of numbers; with LanceDB's default a scan ta
 _TAKEN_ROWS = 8192  # rows fetched at once
 _IN_ROWS = 1000  # numbers in one condition
 _POOL, _MOST_POOL = 4_000, 50_000  # neighbours without the condition, among which those that satisfy it are sought
-_CHECKED_POOL = 20_000  # neighbours of which the columns of a condition are read at most
+_CHECKED_POOL = 20_000  # largest number of neighbours for which the columns of a condition are read
 _ENOUGH = 10  # factor on k: so many of them make an answer
 _MORE_REFINED = 3  # factor on the neighbours ranked under conditions: they are farther away, so differ less
 _SMALL_ROWS = 2**18  # rows in one reading of the columns of a condition
@@ -63,7 +63,7 @@ class IndexRows:
 
         wanted = np.unique(rows)
         found = self._at_places(wanted, columns)
-        if found is None:  # an index whose files were resumed in another order
+        if found is None:  # the files of the index were resumed in another order
             found = pa.concat_tables([self._with_numbers(part, columns) for part in _parts(wanted, _IN_ROWS)])
         return found.take(_order(found[ROW].to_numpy(), rows))
 

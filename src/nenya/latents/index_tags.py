@@ -76,7 +76,7 @@ class IndexTags:
 
 
 def index_tags(searcher: Searcher, given: Any, archive: str | None) -> IndexTags | None:
-    """Return the tags of the rows of an index; None without tags, and for files, whose table has them as a column.
+    """Return the tags of the rows of an index; None without tags, and for files: their table has a column of tags.
 
     Args:
         searcher: the index, or files.

@@ -131,7 +131,7 @@ class KeptAnswers:
             raise missing_shards(output, missing, total, self._workers())
 
     def refuse_all(self) -> None:
-        """Refuse a merge of which no shard is complete.
+        """Refuse a merge if no shard is complete.
 
         Raises:
             OutputError: It names the shards.
@@ -230,8 +230,8 @@ def digest(latents: Iterable[Latents], settings: object, arrays: Iterable[NDArra
     """Return a digest of inputs: files (name, size, time of the last change), settings and arrays.
 
     Args:
-        latents: whose files count.
-        settings: whose text counts.
+        latents: the states of their files are part of the digest.
+        settings: as text.
         arrays: of numbers.
     """
     found = hashlib.sha256(f"{nenya.__version__}\n{settings}\n".encode())

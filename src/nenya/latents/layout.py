@@ -351,7 +351,7 @@ def to_unit(rows: FloatArray) -> None:
 
 
 def scaled(rows: FloatArray, metric: str) -> FloatArray:
-    """Return rows, (n, D), contiguous; of unit length for the cosine, whose distances are found as Euclidean ones."""
+    """Return contiguous rows (n, D); for the cosine of unit length, as its distances are found as Euclidean ones."""
     rows = np.ascontiguousarray(rows)
     if metric == "cosine":
         rows = rows.copy()

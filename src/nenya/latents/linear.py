@@ -1,4 +1,4 @@
-"""Linear probes: ridge regression and logistic regression, whose penalties are chosen within the training rows.
+"""Linear probes: ridge and logistic regression, with penalties that are chosen within the training rows.
 
 Letters: n rows, d features, T targets, K classes, G groups.
 """

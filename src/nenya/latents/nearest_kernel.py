@@ -35,7 +35,7 @@ def _insert(score: Any, number: int, best: Any, found: Any) -> None:
 
 @njit(cache=True)
 def _is_near(i: int, j: int, places: Any, times: Any, limits: Any) -> bool:
-    """Return whether a query is near a row in place and time; one whose place or time is unknown is near none."""
+    """Return whether a query is near a row in place and time; without a known place and time it is near none."""
     if not (places[0].size or times[0].size):
         return False
     near = True

@@ -1,8 +1,8 @@
 """Exact nearest rows through torch, for a GPU: the same answer, bit for bit, as `nenya.latents.neighbours`.
 
-The device computes scores in float32, whose error is bounded in any order of summation, and selects the best. If the
-last of them is farther from the k-th than the bound allows for, they hold all rows that could be among the k nearest;
-a query for which that cannot be said is searched on the processor. Candidates are ranked there, in float64.
+The device computes scores in float32 and selects the best. The error of a score has a bound in any order of summation.
+If the last selected row is farther from the k-th than this bound, the selection holds all rows that can be among the k
+nearest. Otherwise the query is searched on the processor. Candidates are ranked there, in float64.
 
 Letters in shapes: N rows that are searched, n query rows, D their length, k neighbours.
 """

@@ -66,7 +66,7 @@ def with_order(found: "pd.DataFrame", query_low: float = 1.0) -> "pd.DataFrame":
 
 
 def order_line(found: "pd.DataFrame") -> str:
-    """Return a sentence on results whose order is not sure, "" if all is sure or nothing is known."""
+    """Return a sentence on results in uncertain order; "" if the order is certain, or nothing is known of it."""
     if SURE not in found or found[SURE].all():
         return ""
     ranks = found.loc[~found[SURE], "rank"].tolist()

@@ -40,8 +40,8 @@ def folds_of(
     Args:
         table: of n rows.
         kinds: (n,) their pp_type.
-        by: `granule`, `time`, `place`, `rows`, `partition` or a column; None: the first of the first three whose
-            columns the table has.
+        by: `granule`, `time`, `place`, `rows`, `partition` or a column; None: of the first three,
+            the first one with all its columns in the table.
         count: number of folds; with `partition`, of those of the training rows in which penalties are chosen.
         marks: (n,) random numbers of the rows.
 

@@ -128,7 +128,7 @@ def nearest_rows(queries: Float64Array, rows: Float64Array, k: int) -> IntArray:
 
 
 def exchanges(blocks: IntArray, count: int, rng: np.random.Generator) -> IntArray:
-    """Return rows in whose order a column is read under the null hypothesis, (count, n): blocks change places.
+    """Return orders of rows, (count, n), to read a column under the null hypothesis: blocks change places.
 
     Rows are read block by block, the blocks in random order, so that rows of one block stay together; with blocks of
     equal size each takes the place of another one.
@@ -277,7 +277,7 @@ def as_target(
 
 
 def _values_of(column: Any) -> tuple[Any, Float64Array | None]:
-    """Return a column whose values can be counted, and its numbers (n,), None if it has none."""
+    """Return a column with values that can be counted, and its numbers (n,); None if it has no numbers."""
     import pandas as pd
 
     if column.dtype == object:  # lists, say, cannot be counted

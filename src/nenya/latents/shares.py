@@ -44,8 +44,8 @@ def neighbour_shares(
     Returns:
         `same_granule` (share of neighbours of the same granule, `chance`, `p`), `duplicates` (share of rows with a
         near-duplicate, in any and in another granule, and the median cosine of random pairs), and with a validation
-        set `split`: shares of its rows whose granule is in train, with a near-duplicate in train, and whose nearest row
-        is in train, with chance; None where unknown.
+        set `split`: three shares of its rows, with chance: the granule is in train, a near-duplicate is in train, the
+        nearest row is in train. None where unknown.
     """
     good, rng = known_rows(latents), np.random.default_rng([seed, 7])
     rows = np.sort(rng.choice(good, min(sample, len(good)), replace=False))

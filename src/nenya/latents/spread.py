@@ -1,7 +1,7 @@
-"""Error bars of masked cutouts on a UMAP: how far places lie apart of latents that theirs may have without the mask.
+"""Error bars of masked cutouts on a UMAP: the spread of places that a cutout may have without its mask.
 
-Such latents are drawn: at an angle whose cosine is distributed like the calibrated one, into directions in which
-latents of masked cutouts have been seen to be wrong.
+Latents of the clear cutout are drawn around that of the masked one. The cosine of the angle has the calibrated
+distribution. The directions are those of errors that were measured for masked cutouts.
 
 Letters in shapes: n rows, S latents drawn for each, M directions, D the length of a latent.
 """

@@ -212,7 +212,7 @@ class LastCheckpoint(Checkpoint):
         self._handlers: Handlers | None = None
 
     def on_train_start(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule") -> None:
-        """Take over the signals, after Lightning, whose own handler ends the run without saving anything."""
+        """Take over the signals after Lightning: its own handler ends the run without saving anything."""
         self._handlers = Handlers(self._note)
         self._saved = time.monotonic()
         if trainer.received_sigterm:

@@ -448,7 +448,7 @@ def to_safetensors(
     """Return the exchange format: tensors, and JSON in the metadata under `architecture`, `options`, `epoch`.
 
     Args:
-        source: The network, or a checkpoint, whose options and epoch are kept unless given here.
+        source: The network, or a checkpoint; its options and epoch are kept unless given here.
         metadata: Further entries, such as a licence or a source.
         options: Options to store.
         epoch: Epochs done, counted from 1.

@@ -15,7 +15,7 @@ _NORMS = (
 
 
 class LARS(torch.optim.Optimizer):
-    """SGD with momentum whose rate is scaled for each tensor by the length of its weights over that of its gradient.
+    """SGD with momentum; the rate of each tensor is scaled by the norm of its weights over that of its gradient.
 
     You, Gitman and Ginsburg 2017 (arXiv:1708.03888), eq. 6, in the form of SimCLR, BYOL, Barlow Twins and VICReg, where
     `decay` is the weight decay and every tensor has its own `scale`::

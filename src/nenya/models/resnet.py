@@ -122,7 +122,7 @@ def _stage(architecture: Architecture, stage: int, channels: int, width: int, st
 
 
 class _Encoder(nn.Module):
-    """ResNet whose first convolution is 3x3 with stride 1, without max-pool; average-pooled at the end."""
+    """ResNet with a first convolution of 3x3 and stride 1, without max-pool; average-pooled at the end."""
 
     def __init__(self, architecture: Architecture, channels: int, width: int) -> None:
         super().__init__()
@@ -303,8 +303,8 @@ def refilled(x: Tensor) -> Tensor:
 def scaled(x: Tensor) -> Tensor:
     """Return images (B, C, H, W) divided by the square root of their standard deviation in K; a mask stays.
 
-    Quiet seas and fronts, whose contrasts differ forty times, then differ six times, and the network sees the patterns
-    of both. The standard deviation is that of the first channel's clear pixels.
+    Contrasts of quiet seas and of fronts differ by a factor of forty before, and of six afterwards. So the network sees
+    the patterns of both. The standard deviation is that of the first channel's clear pixels.
 
     Args:
         x: image and mask, as `refilled` returns them, or images without a mask.

@@ -42,7 +42,7 @@ class PathStandIn(StandIn):
 
 
 class NamespaceStandIn(StandIn):
-    """An object whose attributes are the options."""
+    """An object with the options as its attributes."""
 
     def plain(self) -> Any:
         """Return the attributes."""

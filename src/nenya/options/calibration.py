@@ -37,7 +37,7 @@ class CalibrateOptions(Options):
 
     ckpt: str | None = option(None, "weights to calibrate; default model.weights")
     cloud_masks: Any = option(
-        None, "cutout files whose masks are used on clear cutouts; default those of data=, else generated ones"
+        None, "cutout files with masks to put on clear cutouts; default: masks of data=, else generated masks"
     )
     cutouts: int = option(1024, "largest number of clear cutouts", at_least(60))
     masks: int = option(4, "masks laid over each", at_least(1))

@@ -217,7 +217,7 @@ class ClustersOptions(LeastCosineOptions, CutoutPictureOptions):
     passes: int = option(2, "passes of k-means over all rows", at_least(1))
     sample: int | None = option(
         None,
-        "rows of the sample; default 20000 (kmeans), 10000 (hdbscan, whose time grows quadratically)",
+        "rows of the sample; default 20000 (kmeans), 10000 (hdbscan: its time grows quadratically)",
         at_least(2),
     )
     components: int = option(16, "principal components used by HDBSCAN", at_least(1))
@@ -446,7 +446,7 @@ class UpdateOptions(PrepareOptions, ShareOptions):
     n_neighbors: int = option(15, "number of neighbours of the UMAP", at_least(2))
     min_dist: float = option(0.1, "smallest distance between points of the UMAP", at_least(0))
     metric: str = option("euclidean", "distance of latents for the UMAP", one_of("euclidean", "cosine"))
-    k: int = option(20, "number of clusters, whose centres are fitted on the first files", at_least(1))
+    k: int = option(20, "number of clusters; their centres are fitted on the first files", at_least(1))
     passes: int = option(2, "passes of k-means over the first files", at_least(1))
     sample: int = option(20_000, "rows from which k-means starts", at_least(2))
     kind: str = option(

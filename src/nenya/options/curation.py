@@ -47,7 +47,7 @@ class PruneOptions(AnalysisOptions):
 
     rows: str | None = option(None, "row list of nenya split; default: the partitions")
     cosine: float | None = option(
-        0.98, "leave out cutouts whose latent has a larger cosine with that of one that is kept; null: none", _COSINE
+        0.98, "leave out a cutout if its latent has a larger cosine with that of a kept cutout; null: none", _COSINE
     )
     k: int | None = option(
         None, "number of patterns (k-means clusters) over which to balance; default: no balance", at_least(2)

@@ -38,7 +38,7 @@ class DeriveOptions(Options):
     coarsen: int = option(1, "pixels along each side of the blocks that are averaged", at_least(1))
     noise: Any = option(
         0.0,
-        "standard deviation of white noise (K), or a recipe of nenya prepare whose noise is taken: llc_144km",
+        "standard deviation of white noise (K), or a recipe of nenya prepare, for the noise of this recipe: llc_144km",
         ("a number from 0, or the name of a recipe", _is_noise),
     )
     median: Any = option(None, "median filter, rows and columns", ("two integers of at least 1", _is_filter))

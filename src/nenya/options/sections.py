@@ -225,7 +225,7 @@ class StorageOptions:
         "credentials",
         ("true, false or a list of bucket names", _is_access),
     )
-    requester_pays: bool = option(False, "pay for transfers from S3 buckets whose readers pay")
+    requester_pays: bool = option(False, "pay for transfers from requester-pays S3 buckets")
     one_writer: bool = option(
         False,
         "write to an archive or an index on an S3 service without conditional writes (If-Match): no other machine "

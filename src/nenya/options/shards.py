@@ -1,4 +1,4 @@
-"""Options of commands whose work several workers share."""
+"""Options of commands that share their work among several workers."""
 
 from dataclasses import dataclass
 
@@ -21,7 +21,7 @@ class ShareOptions(Options):
 class DaskOptions(Options):
     """Options of commands that work on a cluster."""
 
-    dask: str | None = option(None, "address of a Dask scheduler, whose workers do the work: tcp://host:8786")
+    dask: str | None = option(None, "address of a Dask scheduler; its workers do the work: tcp://host:8786")
 
 
 @dataclass

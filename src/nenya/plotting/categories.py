@@ -16,7 +16,7 @@ from nenya.tables.grids import Grid
 
 FloatArray = npt.NDArray[np.floating]
 
-_CYCLE = "twilight"  # whose ends are the same colour
+_CYCLE = "twilight"  # both its ends have the same colour
 _ENDS = (0.05, 0.95)  # of a sequential map: neither black nor white
 _OWN = 0.5  # share of the rows of a category in cells where it is the most frequent one
 _LONGEST = 24  # characters of a name in a picture

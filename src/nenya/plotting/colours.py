@@ -79,7 +79,7 @@ def lightness(colours: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
 
 
 def check_colour_map(name: str) -> None:
-    """Refuse an unknown colour map; warn of one whose lightness goes up and down, which shows edges that do not exist.
+    """Refuse an unknown colour map; warn if its lightness goes up and down: it shows edges that do not exist.
 
     Raises:
         OptionError: There is none of this name.

@@ -334,8 +334,8 @@ def eigen_sheet(
         rows: R names.
         columns: C names.
         path: output file, if any, or several; the suffix sets the format (.png, .pdf, .svg).
-        apart: number of columns at the end whose images are no cutouts: they do not set the colours of their row, but
-            are multiplied by the factor written below them to fill these.
+        apart: number of columns at the end with images that are no cutouts. They do not set the colours of their row:
+            each is multiplied by the factor written below it to fill the colours.
         style: size, fonts, colours.
     """
     style = style or Style()

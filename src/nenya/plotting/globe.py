@@ -309,7 +309,7 @@ def _name_meridian(axes: Any, globe: Globe, lon: float) -> None:
                  "bottom" if away[1] > 0.5 else "top" if away[1] < -0.5 else "center")  # fmt: skip
         axes.annotate(_east(lon), rim, 3 * away, textcoords="offset points", ha=sides[0], va=sides[1], fontsize="small")
     elif abs(lon - globe.central) < 170:  # else it meets the corner
-        within = globe.projection in ("mollweide", "hammer")  # whose meridians meet at the poles
+        within = globe.projection in ("mollweide", "hammer")  # their meridians meet at the poles
         foot = globe.on_paper(np.array([[lon - globe.central, 0.0 if within else -90.0]]))[0]
         axes.annotate(
             _east(lon), foot, (0, -3), textcoords="offset points", ha="center", va="top", zorder=4,

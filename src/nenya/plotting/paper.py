@@ -79,7 +79,7 @@ def save_figure(figure: Figure, path: Places, *, style: Style | None = None) -> 
     Args:
         figure: of matplotlib.
         path: the output file, or several of them, of different formats.
-        style: whose `dpi` is used.
+        style: only its `dpi` is used.
 
     Raises:
         OptionError: unknown suffix of an output file.

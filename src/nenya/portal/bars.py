@@ -90,7 +90,7 @@ class CellColours:
             low: value of the first colour.
             high: value of the last one; if it is not larger, a range of 1 is used.
             title: of the bar.
-            scale: `linear`, `log`, or `ratio`, whose colours are those of anomalies with 1 in the middle; a logarithmic
+            scale: `linear`, `log`, or `ratio` (the colours of anomalies, with 1 in the middle); a logarithmic
                 one needs a range in which it has marks.
         """
         name = "means"

@@ -357,7 +357,7 @@ def open_version_dataset(opened: Opened, least_cosine: float | None = None) -> D
     """Open a model version of an archive folder; later additions are seen when it is opened again.
 
     Args:
-        opened: the version, whose files are never replaced.
+        opened: the version; its files are never replaced.
         least_cosine: as of `nenya.latents.files.Latents`.
 
     Raises:

@@ -28,8 +28,9 @@ class Door:
     Attributes:
         token: required of a browser; None admits everyone who reaches the server.
         origins: further host:port names of the server, see `host_names`.
-        in_path: whether the token is the first part of every address, as in a frame of a notebook, whose browser
-            stores no cookies of the server; `nenya.portal.gate.Gate` checks it, and only pages that know it frame it.
+        in_path: whether the token is the first part of every address. This is so in a frame of a notebook, where the
+            browser stores no cookies of the server. `nenya.portal.gate.Gate` checks the token, and only pages that know
+            it can frame the portal.
     """
 
     token: str | None = None

@@ -153,7 +153,7 @@ class Arrival:
 
 
 class Intake:
-    """Counts the uploads in progress, each of which takes memory.
+    """Counts the uploads in progress, as each takes memory.
 
     Only complete ones take a place, so that slow senders keep nobody out; the bytes of those on their way are limited.
 

@@ -134,7 +134,7 @@ class Near(Screen):
         pages = f"{first + 1} to {first + count}" if count < total else ""
         examples = [(row, sign) for sign, rows in (("+", like), ("-", unlike)) for row in rows]
         self._text("near_note", part("near_note", text=self._note, examples=examples))
-        # apart, as a note whose length changed with the page would change how many fit on it
+        # apart: if a note changed its length with the page, the number of cutouts that fit would change too
         self._text("near_pages", part("near_pages", pages=pages, last=first + count >= total))
 
     def turn_near(self, step: int) -> None:

@@ -140,7 +140,7 @@ def allowed(
 
 
 def _aim(event: dict[str, Any], model_of: Callable[[str], Any], buffers: Mapping[Any, int]) -> tuple[str, ...] | None:
-    """Return what an event changes or reports, and of which model; None if it is not allowed."""
+    """Return the model of an event, and what it changes or reports there; None if it is not allowed."""
     kind = event.get("kind")
     if kind == "ModelChanged" and set(event) <= {"kind", "model", "attr", "new"}:
         model, attr = _model(event.get("model"), model_of), str(event.get("attr"))
@@ -191,7 +191,7 @@ def _is_plain(value: Any, deep: int, buffers: Mapping[Any, int], skip: str = "")
         value: decoded from JSON.
         deep: its depth.
         buffers: as in `allowed`.
-        skip: key of a map whose value is checked elsewhere.
+        skip: key of a map; its value is checked elsewhere.
     """
     if value is None or isinstance(value, bool) or is_number(value):
         return True

@@ -85,7 +85,7 @@ class Without:
     """Rows that do not pass all of some filters.
 
     Attributes:
-        filters: whose rows are taken away.
+        filters: their rows are taken away.
     """
 
     filters: tuple[Any, ...]

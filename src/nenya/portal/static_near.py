@@ -18,7 +18,7 @@ FloatArray = NDArray[np.float32]
 IntArray = NDArray[np.int64]
 
 MOST_SEARCHED = 50_000
-"""Rows whose latents a page holds; of more it holds the closest ones of each row instead."""
+"""Up to so many rows a page holds latents; with more rows it holds the closest rows of each instead."""
 LISTED = 24
 """Neighbours of each row, where these are found beforehand."""
 _BLOCK = 1024  # rows searched at a time, at most

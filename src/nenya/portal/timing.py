@@ -33,7 +33,7 @@ class Timed(Near):
     time_chart: TimeChart | None = None
     _frame: int | None = None
     _drawn = 0
-    _counted: tuple[Any, ...] | None = None  # filters whose rows are counted by unit
+    _counted: tuple[Any, ...] | None = None  # filters, and their rows counted by unit
     _charted: tuple[Any, ...] | None = None
 
     def __init__(self, *args: Any, **settings: Any) -> None:

@@ -78,7 +78,7 @@ class Uncertain:
         self._circles(self.bars, rows)
 
     def view(self, plane: str, view: View) -> View | None:
-        """Return the view whose raster is the mean error bar in each cell; None where no place is to be pale."""
+        """Return the view with the mean error bar of each cell as its raster; None if no place is pale."""
         return replace(view, colour=SPREAD) if self.known and plane == "umap" and view.colour != SPREAD else None
 
     def paleness(self, plane: str, rows: IntArray | None) -> FloatArray | None:
@@ -108,13 +108,13 @@ class Uncertain:
 
 
 def order_note(columns: "Columns", rows: IntArray, cosine: NDArray[np.float64], row: int | None) -> str:
-    """Return a clause on neighbours whose order is not sure, "" if all is sure or nothing is known.
+    """Return a clause on neighbours in uncertain order; "" if the order is certain, or nothing is known of it.
 
     Args:
         columns: of the table.
         rows: (n,), the neighbours.
         cosine: (n,), of their latents and the primary one.
-        row: the primary cutout; None for a new image, of which nothing is known.
+        row: the primary cutout; None for a new image: nothing is known of it.
     """
     if row is None or LOW not in columns or not columns.is_number(LOW):
         return ""

@@ -76,7 +76,7 @@ def read_image(
     """Return the image in the bytes of a file.
 
     Args:
-        name: of the file, of which only the suffix is used.
+        name: of the file; only its suffix is used.
         data: the bytes.
         row: row of the image in a file of several, an integer as string.
         scale: of PNG, the values of black and white, K, as strings.
@@ -194,9 +194,7 @@ def _png(data: bytes, scale: Sequence[str]) -> NDArray[Any]:
         if not image.mode.startswith("I"):
             colours = np.asarray(image.convert("RGB"), np.int16)
             if np.ptp(colours, axis=2).any():
-                raise InputFileError(
-                    "expected a greyscale image, got a colour image, whose colours are not temperatures"
-                )
+                raise InputFileError("expected a greyscale image, got a colour image: its colours are not temperatures")
         grey = np.asarray(image if image.mode.startswith("I") else image.convert("L"), np.float64)
     return (low + grey / depth * (high - low))[::-1]  # PNG images have their first line at the top
 

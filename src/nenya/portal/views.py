@@ -196,7 +196,7 @@ class Plane:
             chosen: counts of the selected rows, or means of a metric.
             extent: of both.
             title: the metric; empty for counts.
-            classes: colours of classes, whose codes `chosen` holds.
+            classes: colours of classes; `chosen` holds their codes.
             near: the selected cutouts one by one, if they are few: then points are shown instead of cells.
             scale: of the metric, see `nenya.portal.columns.Columns.scale`.
             pale: how pale each of the cutouts is, from 0 to 1; None for none.

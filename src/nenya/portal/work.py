@@ -203,7 +203,7 @@ def draw_sheet(
 def find_similar(
     dataset: Dataset, query: FloatArray | None, row: int | None, filters: Filters, apart: bool, ticket: Ticket
 ) -> Similar | None:
-    """Return the rows whose latents are closest to that of a row, or to a given one; None for a row without a latent.
+    """Return the rows with latents closest to that of a row, or to a given latent; None for a row without a latent.
 
     Args:
         dataset: with latents.

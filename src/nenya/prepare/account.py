@@ -84,7 +84,7 @@ class Tally:
         share = f"{_percent(lost, self.pixels)} masked" + (f" ({', '.join(reasons)})" if reasons else "")
         constant = f"; {self.constant} constant cutouts left out" if self.constant else ""
         if self.overshot:
-            constant += f"; {self.overshot} cutouts left out, whose filled pixels would be impossible"
+            constant += f"; {self.overshot} cutouts left out for impossible filled pixels"
         values = f"{self.low:.4g} to {self.high:.4g} {unit}".strip() if np.isfinite(self.low) else "no value is left"
         return f"{values}, {share}{constant}"
 
@@ -152,7 +152,7 @@ def level_text(layout: "Layout") -> str:
 
 
 def merged(accounts: Iterable[Account]) -> Account:
-    """Return the account of a file whose times were shared among processes."""
+    """Return the account of a file after processes shared its times."""
     whole = Account()
     for one in accounts:
         whole.about, whole.unit = one.about or whole.about, one.unit or whole.unit

@@ -105,7 +105,7 @@ def _candidates(
 def _check_order(
     dataset: "xarray.Dataset", array: "xarray.DataArray", lat: "xarray.DataArray", lon: "xarray.DataArray", place: str
 ) -> None:
-    """Refuse coordinates of a square field whose dimensions have other names, if they seem to be in another order.
+    """Refuse coordinates of a square field that have other dimension names and seem to be in another order.
 
     Raises:
         InputFileError: Latitude runs along what the field calls its columns, and longitude along its rows.

@@ -1,4 +1,4 @@
-"""The count of fields for the progress bar, whose total is known file by file."""
+"""The count of fields for the progress bar; the total is known file by file."""
 
 from nenya.runtime.process import RowProgress
 

@@ -17,7 +17,7 @@ EARTH_RADIUS = 6371.0088
 _MOST_SIDE = 2**20  # pixels, more than any field has
 _COARSE = 16  # spacing in pixels of the first, coarse search
 _SAMPLES = 8  # rows and columns of a cutout at which a first look tells whether it is constant
-_NEAR = 4  # coarse pixels around each of which the fine search looks
+_NEAR = 4  # coarse pixels; the fine search looks around each of them
 
 
 @dataclass(frozen=True)
@@ -152,7 +152,7 @@ def _sized(field: Field, options: PrepareOptions, row: NDArray[np.intp], col: ND
 
 
 def _inside(windows: Windows, height: int, last: int, around: int | None) -> NDArray[np.bool_]:
-    """Return which windows lie in a field of `height` rows, whose columns end at `last` or wrap around the globe."""
+    """Return which windows lie in a field of `height` rows; its columns end at `last` or wrap around the globe."""
     good = (windows.height > 1) & (windows.width > 1) & (windows.row + windows.height <= height)
     if around is None:
         return good & (windows.col + windows.width <= last)

@@ -190,7 +190,7 @@ def new_table(
 
 
 def _smaller(table: "pd.DataFrame", scale: float) -> "pd.DataFrame":
-    """Return a table whose extents are those of a crop; a clear share between 0 and 1 is then unknown."""
+    """Return a table with the extents of a crop; a clear share between 0 and 1 is then unknown."""
     if scale == 1:
         return table
     changed: Mapping[str, Any] = {

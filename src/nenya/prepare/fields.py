@@ -241,7 +241,7 @@ class Layout:
         vertical = [d for d in several if is_vertical(self.dataset, str(d))]
         if several != vertical or len(several) > 1:
             raise InputFileError(
-                f"{self.place}: '{self.variable}' has dimensions {dims_text(self._array)}, of which "
+                f"{self.place}: '{self.variable}' has dimensions {dims_text(self._array)}; "
                 f"{', '.join(map(str, [d for d in several if d not in vertical] or several))} is neither time, level "
                 "nor position; select one value of it beforehand"
             )

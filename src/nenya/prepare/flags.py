@@ -135,7 +135,7 @@ def _has_bits(variable: "xarray.DataArray") -> bool:
 def _find_flags(
     dataset: "xarray.Dataset", array: "xarray.DataArray", place: str, options: PrepareOptions
 ) -> "xarray.DataArray | None":
-    """Return the variable whose flags mask pixels: named by mask= or quality=, or the one that has these flags."""
+    """Return the variable with the flags that mask pixels: by mask=, by quality=, or the only one with these flags."""
     patterns, bits = as_list(options.mask_flags), as_list(options.mask_bits)
     if not patterns and not bits:
         return None
@@ -295,7 +295,7 @@ def _find_quality(
         array: the field.
         place: name of the file.
         options: the recipe.
-        taken: name of the variable whose flags are used, which is no quality then.
+        taken: name of the variable of the flags; it cannot be the quality as well.
     """
     given = None if options.quality == taken else options.quality
     if given == "none" or (options.quality_thresh is None and given is None):

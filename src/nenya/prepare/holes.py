@@ -64,7 +64,7 @@ def finish_with_holes(
 
 
 def impossible(images: Images, options: PrepareOptions, possible: tuple[float, float]) -> NDArray[np.bool_]:
-    """Mark cutouts (n,) of which a pixel that is kept would be impossible by the filled ones that it is made of.
+    """Mark cutouts (n,) in which filled pixels would make a kept pixel impossible.
 
     Filled pixels are masked again, so they matter only to steps that mix pixels.
 

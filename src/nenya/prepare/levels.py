@@ -29,9 +29,9 @@ def is_vertical(dataset: "xarray.Dataset", dim: str) -> bool:
 def surface_level(dataset: "xarray.Dataset", dim: str, size: int, place: str) -> tuple[int, str]:
     """Return the index of the level nearest to the surface, and a sentence if it is known by a name only.
 
-    A depth, height or sigma is nearest where its magnitude is smallest, whichever way it runs and whatever its sign; of
-    pressures of the air the largest is; of numbered levels `positive` says which end is the surface. Without a
-    coordinate, only levels of models whose order is known are taken, and depths, which begin at the surface.
+    The nearest depth, height or sigma is the one of smallest magnitude, in any direction and of any sign. The nearest
+    air pressure is the largest. For numbered levels `positive` says which end is the surface. Without a coordinate, a
+    level is taken only for depths, which begin at the surface, and for models with a known order of levels.
 
     Args:
         dataset: of the field.

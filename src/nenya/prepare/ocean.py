@@ -216,7 +216,7 @@ def _fields(spectra: Tensor, stirred: Tensor, columns: Columns, rng: np.random.G
 
 
 def _flattened(wave: Tensor, ring: Tensor) -> Tensor:
-    """Return waves (G, G // 2 + 1) whose mean power is one in every ring of wavenumbers, and their mean zero."""
+    """Return waves (G, G // 2 + 1) with a mean power of one in every ring of wavenumbers, and a mean of zero."""
     power = (wave.real**2 + wave.imag**2).reshape(-1)
     count = torch.bincount(ring.reshape(-1))
     mean = torch.bincount(ring.reshape(-1), weights=power) / count

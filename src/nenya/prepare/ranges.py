@@ -148,7 +148,7 @@ class FieldRange:
         drop(good, outside[chosen], counts, "outside the file's valid range")
 
     def _judge(self, raw: NDArray[Any], good: NDArray[np.bool_]) -> Conversion:
-        """Return the conversion whose values are possible, for units that are missing or unknown."""
+        """Return the conversion that gives possible values, for missing or unknown units."""
         sample = _sample(raw, good)
         for units in _JUDGED[self.kind]:
             found = read_units(units)

@@ -44,7 +44,7 @@ _FITS: dict[str, tuple[Callable[["xarray.Dataset"], bool], ...]] = {
     "nemo": (_has("nav_lat"), _has("tos", "sosstsst", "thetao", "votemper")),
     "llc": (_has("Theta", "THETA"), _has("face", "tile")),
 }
-"""Recipe -> what a file must have; the first recipe whose conditions are all met fits."""
+"""Recipe -> conditions on a file; the first recipe with all conditions met fits."""
 
 
 def fitting(dataset: "xarray.Dataset") -> str:

@@ -1,4 +1,4 @@
-"""Files of references (kerchunk, JSON or Parquet): a Zarr store whose chunks are parts of other files.
+"""Files of references (kerchunk, JSON or Parquet): a Zarr store with chunks that are parts of other files.
 
 Such a file may name any address. So references are followed only within its own folder, or below an address that
 `storage.references` names; the metadata are checked as those of any store.
@@ -119,7 +119,7 @@ class ReferenceZarr(CheckedZarr):
 
 
 class ParquetReferences(ReferenceZarr):
-    """A Zarr store in a folder of references in Parquet, whose targets are checked when they are read.
+    """A Zarr store in a folder of references in Parquet; targets are checked when they are read.
 
     Args:
         folder: the folder.

@@ -131,7 +131,7 @@ def open_fields(
     Args:
         source: of `find_fields`.
         cache_dir: folder of the copies; default outputs/cache.
-        coords: another file whose variables are added.
+        coords: another file; its variables are added.
         allow_external: whether links in an HDF5 file may lead out of its folder.
         references: addresses that a file of references (kerchunk) may read besides its own folder.
 
@@ -248,7 +248,7 @@ def _open(place: Any, name: str) -> "xarray.Dataset":
         settings["engine"] = "zarr"
     try:
         return xarray.open_dataset(place, **settings)
-    except NenyaError as error:  # to whose message xarray may have added lines
+    except NenyaError as error:  # xarray may have added lines to its message
         raise type(error)(str(error).splitlines()[0]) from error
     except (ValueError, OverflowError) as error:
         if "time" not in str(error):

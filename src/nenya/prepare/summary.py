@@ -10,7 +10,7 @@ log = logging.getLogger(__name__)
 
 
 def accounts_of(tasks: Sequence[Task], outcomes: Sequence[Outcome]) -> Iterator[tuple[str, Account]]:
-    """Yield name and account of each file, whose times may have been shared among tasks."""
+    """Yield name and account of each file; its times may have been shared among tasks."""
     shares = tasks[0].share[1] if tasks else 1
     for start in range(0, len(tasks), shares):
         yield tasks[start].name, merged(outcome.account for outcome in outcomes[start : start + shares])

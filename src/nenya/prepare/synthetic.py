@@ -1,6 +1,6 @@
 """Generated fields: white noise, power laws, cutouts of a simulated turbulent ocean, and files of them.
 
-The sets of the published study are white noise and random fields whose spectral density falls as k^-2 and k^-4
+The sets of the published study are white noise and random fields with a spectral density of k^-2 and k^-4
 (`white_noise`, `power_law`). The ocean is a simulation:
 
 The flow is two-dimensional, forced and doubly periodic; lengths are in pixels (one stands for about 2 km) and
@@ -89,7 +89,7 @@ def power_law(rows: int, size: int, rng: np.random.Generator, *, slope: float) -
     amplitude = (k ** (-slope / 2) * np.isfinite(k)).astype(np.float32)
     phase = rng.random((rows, *k.shape), dtype=np.float32) * np.float32(2 * np.pi)
     half = (size - 1) // 2
-    for column in {0, size // 2} if size % 2 == 0 else {0}:  # waves whose opposite is in the same column
+    for column in {0, size // 2} if size % 2 == 0 else {0}:  # waves with their opposite in the same column
         phase[:, size - half :, column] = -phase[:, half:0:-1, column]
         for row in {0, size // 2} if size % 2 == 0 else {0}:  # their own opposites
             phase[:, row, column] = np.where(phase[:, row, column] < np.pi, 0, np.pi)

@@ -148,7 +148,7 @@ def _of_steps(dim: Any, values: list[np.datetime64], place: str) -> Times:
             kept[value] = step
     notes = [
         f"{place}: left out {_listed(steps)} of {len(values)} time steps, {why}"
-        for steps, why in ((missing, "without a time"), (repeated, "whose time an earlier step has"))
+        for steps, why in ((missing, "without a time"), (repeated, "with the time of an earlier step"))
         if steps
     ]
     return Times(dim, list(kept), list(kept.values()), None, notes)

@@ -1,6 +1,6 @@
 """Check of the metadata of a Zarr store: only codecs and types that compute, none that runs code or unpickles.
 
-Zarr finds codecs among those of all installed packages, some of which load pickles. So the metadata of every array,
+Zarr finds codecs among those of all installed packages, and some of these load pickles. So the metadata of every array,
 coordinates included, is checked here before a codec is created from it.
 """
 

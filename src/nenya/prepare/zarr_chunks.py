@@ -37,7 +37,7 @@ class Packing:
         codec: name of the last compressing codec, None if there is none.
         most: largest number of bytes of an unpacked chunk; None without compression.
         tail: bytes of a checksum after the compressed ones.
-        shards: of an array whose chunks hold chunks, None for others.
+        shards: of an array with chunks inside chunks, None for others.
     """
 
     codec: str | None

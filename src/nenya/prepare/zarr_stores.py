@@ -26,7 +26,7 @@ _MOST = 2**31  # bytes of one chunk
 
 
 class CheckedZarr(Store):
-    """A read-only Zarr store whose metadata must name nothing that could run code.
+    """A read-only Zarr store; its metadata must name nothing that could run code.
 
     Args:
         url: its place, for errors.

@@ -182,7 +182,7 @@ def select(latents: Latents, table: "pd.DataFrame | None", choice: Choice) -> Ro
 
 
 def _own_columns(whole: "pd.DataFrame", choice: Choice) -> "pd.DataFrame":
-    """Return a table without columns whose names published files need, and without names that differ in case only."""
+    """Return a table without the column names of published files, and without names that differ in case only."""
     divided = (YEAR,) if choice.partition is None else choice.partition
     names = [*OWN, *(name for name in divided if name in (YEAR, CELL))]
     taken = [str(name) for name in whole if str(name).lower() in names]

@@ -1,7 +1,7 @@
 """STAC: a collection of the published latents, an item for each file, and an item of the model.
 
-By the embeddings extension 0.0.1, whose schema wants STAC 1.0.0, with the extensions mlm 1.5.2, table 1.2.0, processing
-1.2.0 and file 2.1.0. All links are relative, so the folder can be moved or uploaded as it is.
+The files follow the embeddings extension 0.0.1; its schema requires STAC 1.0.0. Further extensions are mlm 1.5.2, table
+1.2.0, processing 1.2.0 and file 2.1.0. All links are relative, so the folder can be moved or uploaded as it is.
 """
 
 import json
@@ -77,7 +77,7 @@ class Stac:
         items: list[tuple[str, dict[str, Any]]] = []
         for part in parts:
             name = self._item_name(rows, part)
-            if name in dict(items):  # of other values whose characters cannot name a folder
+            if name in dict(items):  # of other values: some characters cannot be in a folder's name
                 name = f"{name}-{part.code}"
             items.append((name, self._item(name, rows, part, self._asset(f"{GEOPARQUET}/{part.name}"))))
         if not items:

@@ -32,7 +32,7 @@ def one_thread_each() -> Iterator[None]:
 def on_all_cores(work: Callable[[T], None], items: Iterable[T]) -> None:
     """Do work on several items, each on a thread of its own, as many at a time as there are cores.
 
-    A single item is worked on by the calling thread, whose matrix products use all cores.
+    The calling thread works on a single item, and its matrix products use all cores.
     """
     jobs = list(items)
     if min(len(jobs), cores()) < 2:

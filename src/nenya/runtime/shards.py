@@ -71,7 +71,7 @@ def parse_share(shard: str | None, *, merge: bool = True) -> Share | None:
 
 
 def missing_shards(output: str, missing: Collection[int], total: int, count: int) -> OutputError:
-    """Return the error of a merge that lacks pieces; it names the shards whose they are.
+    """Return the error of a merge that lacks pieces; it names the shards that must make them.
 
     Args:
         output: of the command.
@@ -95,7 +95,7 @@ def missing_shards(output: str, missing: Collection[int], total: int, count: int
 
 @contextmanager
 def dask_client(address: str) -> Iterator[Any]:
-    """Yield the client of a Dask cluster, whose workers must see the files and the folder of the output.
+    """Yield the client of a Dask cluster; its workers must see the files and the output folder.
 
     Raises:
         OptionError: Dask is not installed, or the scheduler does not answer.
@@ -116,7 +116,7 @@ def dask_client(address: str) -> Iterator[Any]:
 def over_dask(run: Callable[[Any], int], options: Any) -> int:
     """Run a command on a Dask cluster: a share on each worker, then the merge in this process.
 
-    A share whose worker dies is given to another one, which continues from what was kept.
+    If a worker dies, another one gets its share and continues from the kept answers.
 
     Args:
         run: of the command.

@@ -1,4 +1,4 @@
-"""HTML from template files, whose values are escaped as text."""
+"""HTML from template files; values are escaped as text."""
 
 import functools
 from pathlib import Path

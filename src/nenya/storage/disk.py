@@ -1,9 +1,10 @@
 """Files on disk: hashes, and writing so that a file is either complete or absent.
 
-The names of temporary files and folders identify their process, and creating one in a folder removes those there whose
-process is dead. Those of a process that may live are never touched. A process of this boot and process namespace is
-identified by its number and start time. One of an earlier boot is dead if the disk is local. Of processes on another
-machine or in another container nothing is known; their files are removed when nothing was written to them for a week.
+The names of temporary files and folders identify their process. When one is created in a folder, those of dead
+processes are removed from this folder. Those of a process that may live are never touched. A process of this boot and
+process namespace is identified by its number and start time. One of an earlier boot is dead if the disk is local.
+Nothing is known about processes on another machine or in another container; their files are removed when nothing was
+written to them for a week.
 """
 
 import errno

@@ -5,9 +5,9 @@ clocks that may differ between machines or be set:
 
 - Within one boot of a system and one process namespace, a holder lives as long as its process, also while that is
   stopped; see `nenya.storage.process`.
-- On a local disk whose locks were tested and work, flock tells it for all other processes.
+- On a local disk, if its locks were tested and work, flock tells it for all other processes.
 - Elsewhere the holder counts its heartbeats in the file, and a process that wants the lock watches that number by its
-  own monotonic clock: a holder whose number does not change for `SILENT` seconds counts as dead.
+  own monotonic clock: a holder counts as dead if its number does not change for `SILENT` seconds.
 
 The last may be wrong, for example after a machine slept. So a lock is taken in steps that exclude each other on any
 file system: a process that wants number N + 1 creates the file of that name, which only one can, and then replaces the
@@ -167,7 +167,7 @@ SILENT = 120.0
 """Seconds without a heartbeat after which a holder counts as dead, if nothing else is known about it."""
 
 
-_LOOK = 0.5  # seconds between checks of a holder of which nothing else is known
+_LOOK = 0.5  # seconds between checks of a holder, if nothing else is known about it
 
 
 _MOMENT = 0.05  # seconds that taking a lock may take another
@@ -305,7 +305,7 @@ class OutputLock:
         return self.path.with_name(f"{self.path.name}.{number}")
 
     def _is_silent(self, path: Path, found: Found) -> bool:
-        """Watch a holder of which nothing is known; False if the file has a new holder or is free.
+        """Watch an unknown holder; False if the file has a new holder or is free.
 
         Raises:
             OutputError: It lives.

@@ -63,7 +63,7 @@ def expand(text: str) -> str:
     """Return a local path with `~` and `$NAMES` of the environment expanded; messages still show the names.
 
     Raises:
-        OptionError: It names an environment variable that is not set, or whose name suggests a secret.
+        OptionError: It names an environment variable that is not set, or one with a name that suggests a secret.
     """
     for name in re.findall(r"\$\{?(\w+)", text):
         if _SECRET.search(name):
@@ -162,7 +162,7 @@ def is_several(data: Any) -> bool:
 
 
 def find_paths(pattern: str) -> list[str]:
-    """Return the paths that match a pattern, sorted; `**` stands for any folders, each of which is entered once.
+    """Return the paths that match a pattern, sorted; `**` stands for any folders; each is entered once.
 
     Links to folders are followed, unless they lead to one that was entered before.
     """

@@ -137,7 +137,7 @@ def _stat(pid: str) -> tuple[str, str]:
 
 
 def _has_threads(pid: int) -> bool:
-    """Return whether a process whose main thread has ended has other threads running."""
+    """Return whether other threads of a process run after its main thread has ended."""
     try:
         return len(os.listdir(f"/proc/{pid}/task")) > 1
     except OSError:

@@ -34,7 +34,7 @@ _GROWING = {"RLE_DICTIONARY", "PLAIN_DICTIONARY", "DELTA_BYTE_ARRAY"}
 
 
 def check_table(path: Path, most: int | None = None) -> None:
-    """Check that a table is a regular file whose rows fit into memory, before they are read.
+    """Check that a table is a regular file and that its rows fit into memory, before they are read.
 
     Args:
         path: .csv, .feather, or else .parquet.
@@ -67,7 +67,7 @@ def check_table(path: Path, most: int | None = None) -> None:
 
 
 def check_numbers(table: "pd.DataFrame", place: object) -> "pd.DataFrame":
-    """Return a table whose latitudes and longitudes are numeric; strings that are numbers are converted.
+    """Return a table with numeric latitudes and longitudes; strings of numbers are converted.
 
     Args:
         table: any.
@@ -101,7 +101,7 @@ def _check_once(place: object, names: list[str]) -> None:
 
 
 def check_arrow(table: Any, place: object) -> Any:
-    """Return an Arrow table whose latitudes and longitudes are numeric, as `check_numbers` does."""
+    """Return an Arrow table with numeric latitudes and longitudes, as `check_numbers` does."""
     import pyarrow as pa
 
     _check_once(place, table.column_names)

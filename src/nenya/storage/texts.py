@@ -13,7 +13,7 @@ _ALONE = 8  # characters from which a value is also found inside words
 _names: dict[str, str] = {}
 
 LONGEST = 4000
-"""Characters of a line of a message or a result; it may quote a file, whose names and values have any length."""
+"""Characters of a line of a message or a result; it may quote names and values of a file, of any length."""
 
 
 class Lines(str):

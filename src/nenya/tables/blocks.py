@@ -34,10 +34,10 @@ def blocks_of(table: "pd.DataFrame", block: str = "granule") -> IntArray:
 
     Args:
         table: with the columns from which `nenya.tables.granules.granules` tells granules, a datetime, or `block`.
-        block: `granule`, `day` (of UTC), or the name of a column, whose values are the blocks.
+        block: `granule`, `day` (of UTC), or the name of a column: its values are the blocks.
 
     Returns:
-        (N,) int64 from 0 up, equal for rows of one block; a row whose block is unknown is a block of its own.
+        (N,) int64 from 0 up, equal for rows of one block; a row of an unknown block is a block of its own.
 
     Raises:
         OptionError: There is no such column.

@@ -1,4 +1,4 @@
-"""Categories in a column of a table: texts, truth values, and integers with few values, whose mean says nothing.
+"""Categories in a column of a table: texts, truth values, and integers with few values. A mean of them says nothing.
 
 Letters: N rows, K categories.
 """
@@ -32,7 +32,7 @@ _CALENDAR = {
     "month": dict(enumerate("Jan Feb Mar Apr May Jun Jul Aug Sep Oct Nov Dec".split(), 1)),
 }
 CYCLIC = {"month": 12, "hour": 24, "season": 4}
-"""Columns whose last value is followed by the first, and the number of values."""
+"""Cyclic columns, and their number of values: the first value follows the last one."""
 ORDERED = frozenset((*CYCLIC, "year", "level", "quality", "quality_level"))
 """Columns whose integers have an order that colours should show."""
 

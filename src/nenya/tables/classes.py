@@ -148,7 +148,7 @@ def centres(
 def apart(
     x: NDArray[np.float64], y: NDArray[np.float64], counts: NDArray[np.int64], extent: tuple[float, float, float, float]
 ) -> list[int]:
-    """Return the classes whose names can be drawn at their positions without covering each other, largest first.
+    """Return the classes, largest first, with names that do not cover each other at their positions.
 
     Args:
         x: (K,), as of `centres`.

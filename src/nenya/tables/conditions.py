@@ -279,7 +279,7 @@ def _between(column: str, name: str, values: Sequence[float] | None) -> str:
 
 
 def _possible_box(lon: Sequence[float] | None, lat: Sequence[float] | None) -> str:
-    """Return the condition of a user's box; regions, whose ends may lie beyond the globe, are not checked."""
+    """Return the condition of a user's box. Regions are not checked, as their ends may lie beyond the globe."""
     if lat is not None:
         _within(_range("lat", lat), -90, 90, "lat", "degrees north")
     if lon is not None:

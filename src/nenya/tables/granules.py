@@ -18,7 +18,7 @@ SOURCES = ("filename", "datetime", "row", "col", "face")
 """Columns from which the granules of an older table are derived."""
 
 _LONGEST_GAP = np.timedelta64(30, "m")
-"""Between cutouts of one swath, whose pixels have times of their own; fields of one file are further apart."""
+"""Between cutouts of one swath: its pixels have times of their own. Fields of one file are further apart."""
 
 IntArray = NDArray[np.int64]
 

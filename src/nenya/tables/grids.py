@@ -61,7 +61,7 @@ class Grid:
         return self.sums(x, y, None)[0]
 
     def sums(self, x: FloatArray, y: FloatArray, values: FloatArray | None) -> tuple[IntArray, Float64Array]:
-        """Count the points of each cell and sum their values; points whose value is not finite are skipped.
+        """Count the points of each cell and sum their values; points without a finite value are skipped.
 
         Args:
             x: (N,).

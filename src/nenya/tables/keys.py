@@ -46,7 +46,7 @@ class Joined:
         number: (N,) int64, the index of each row's cutout or latent, -1 if there is none.
         what: `latent` or `cutout`.
         lost: reason -> number of rows without one for this reason.
-        repeated: number of rows whose cutout an earlier row has as well.
+        repeated: number of rows of a cutout that an earlier row has too.
     """
 
     number: IntArray

@@ -56,7 +56,7 @@ class Places:
         distance: how near is near.
 
     Attributes:
-        known: (N,) bool, rows whose place and time, as far as needed, are known.
+        known: (N,) bool, rows with a known place and a known time, as far as these are needed.
 
     Raises:
         InputFileError: A needed column is missing, or holds no dates.

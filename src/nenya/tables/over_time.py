@@ -132,7 +132,7 @@ def _sums(place: IntArray, values: NDArray[np.number], count: int) -> Float64Arr
 
 
 def effective_rows(share: Float64Array, variance: Float64Array, rows: Float64Array, granules: IntArray) -> Float64Array:
-    """Return the number of independent rows whose share would be as uncertain as that of rows in granules.
+    """Return the effective number of rows: a share of so many independent rows has the variance of one over granules.
 
     Args:
         share: (T,), of the rows.

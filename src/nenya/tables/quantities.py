@@ -21,7 +21,7 @@ MASKED_AT_MOST = 0.5
 """A column clear_fraction that never exceeds this is the share of masked pixels, as in tables of the first nenya."""
 
 DT40_SIDE = 40
-"""Side in pixels of the central square whose difference is the column DT40 of a table."""
+"""Side in pixels of the central square for which the column DT40 of a table has the difference T90 - T10."""
 
 TERMS = ("T90", "T10")
 DIFFERENCE = " - ".join(TERMS)

@@ -245,7 +245,7 @@ class _Parser:
         return self.sum()
 
     def compared(self, left: Node, sign: str) -> Node:
-        """A comparison whose left side and sign are read."""
+        """A comparison, after its left side and sign were read."""
         if sign in ("=", "!=") and self.peek()[1] == "[":
             values = self.values("[", "]")
             is_span = left.kind not in ("text", "named") and len(values) == 2

@@ -94,8 +94,8 @@ def split_rows(
     """Say which rows of a table to train on and which to validate on.
 
     Complete units are drawn for the validation, by a hash of the seed and of their rows' keys, until the number of rows
-    is the nearest possible to the fraction. So the order of the rows does not matter. Then rows to train on that are
-    near one to validate on are left out, and rows whose unit is unknown.
+    is the nearest possible to the fraction. So the order of the rows does not matter. Then training
+    rows near a validation row are left out, and so are rows of an unknown unit.
 
     Args:
         table: pp_file, pp_type and pp_idx, and the columns that the units and the buffer need.

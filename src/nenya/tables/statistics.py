@@ -37,7 +37,7 @@ class SelectionStatistics:
 
     The tables have the columns name, selected, whole (counts), share_selected, share_whole, ratio (the first over the
     second), ratio_low and ratio_high (95 %, of the selection's share by Wilson 1927, JASA 22, 209). A share is the
-    fraction of the rows with a finite position, date or value. A table whose columns are missing is empty.
+    fraction of the rows with a finite position, date or value. A table is empty if its columns are missing.
 
     Attributes:
         selected: number of selected rows.

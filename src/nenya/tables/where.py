@@ -78,7 +78,7 @@ def check_condition(sql: str) -> None:
 
 
 def _check_call(sql: str, before: tuple[str, str]) -> None:
-    """Check the function whose arguments begin; a parenthesis alone is not one."""
+    """Check the name of a function before its arguments; a parenthesis alone is no function."""
     kind, token = before
     name = token.strip('`"').lower()
     if kind not in ("word", "name") or (kind == "word" and name in _WORDS) or name in FUNCTIONS:

@@ -34,7 +34,7 @@ def extracted(tensors: Any, options: Any) -> Any:
 
 
 def folded(tensors: Mapping[str, Tensor], norm: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return the tensors of a network whose head ends with a batch norm, made part of its last layer.
+    """Return the tensors of a network, with the batch norm at the end of its head folded into the last layer.
 
     VICReg and Barlow Twins do not change if a constant is added to the head's output, so without this step latents of
     length 1 could all point the same way.

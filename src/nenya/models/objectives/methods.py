@@ -36,7 +36,7 @@ class Objective(nn.Module):
 
     Attributes:
         normalised: whether the features are latents of length 1; otherwise they are the head's output itself.
-        teacher: the network whose features are `targets`; None without one.
+        teacher: the network of the features `targets`; None without one.
     """
 
     normalised: ClassVar[bool] = True

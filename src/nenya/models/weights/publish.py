@@ -62,7 +62,7 @@ def latent_length(net: ContrastiveNet, latent: str) -> int:
 
 
 def described(options: Options, net: ContrastiveNet) -> ModelOptions:
-    """Return the section `model` for a network, whose channels may be those of its file."""
+    """Return the section `model` for a network; its number of channels may come from its file."""
     return dataclasses.replace(options.model, **{"mask_channel": False, **net.architecture})
 
 

@@ -1,4 +1,4 @@
-"""Access to S3: with an account or without one, and at whose cost.
+"""Access to S3: with an account or without one, and who pays for transfers.
 
 The choice is kept in the environment, so that processes started later make it too.
 """

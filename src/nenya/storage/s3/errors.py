@@ -97,7 +97,7 @@ def _explain_answer(answer: Any, service: Service, url: str, doing: str) -> Neny
     elif code in _DENIED:
         what = (
             f"access denied ({code}) by {service}; ask the owner of bucket {bucket} for permission, or check the name: "
-            "without permission to list, S3 also denies access to missing objects. A bucket whose readers pay needs "
+            "without permission to list, S3 also denies access to missing objects. A requester-pays bucket needs "
             "storage.requester_pays=true"
         )
     elif code == "NoSuchBucket":

@@ -6,7 +6,7 @@ _GLOB = {"**/": "(?:.*/)?", "**": ".*", "*": "[^/]*", "?": "[^/]"}
 
 
 def glob_regex(pattern: str) -> str:
-    """Return the regular expression for a glob whose `*`, `?` and `[]` do not cross a slash, but whose `**` does."""
+    """Return the regular expression of a glob: `*`, `?` and `[]` do not cross a slash, `**` does."""
     made = []
     for token in re.findall(r"\*\*/|\*\*|\[!?\]?[^\]]*\]|.", pattern, re.DOTALL):
         if token in _GLOB:

@@ -196,7 +196,7 @@ class S3Store:
 
         Args:
             source: The object, or its address; its present content is downloaded.
-            path: The file, whose folder is created if missing.
+            path: The file; its folder is created if missing.
             cancelled: Once set, the download stops and leaves no file.
             size: Bytes that it must have; otherwise nothing is downloaded.
 
