@@ -1,4 +1,4 @@
-"""Many cells by k-means in two levels: a row is compared with the coarse centres, then with those of its coarse cell.
+"""Many cells by k-means in two levels: a row is compared with the coarse centres, then with those of the nearest few.
 
 With cells of a given size their number grows with the rows, and one level would compare every row with every centre.
 
@@ -13,13 +13,18 @@ from numpy.typing import NDArray
 
 from nenya.errors import InputFileError
 from nenya.latents.nearest import as_unit
+from nenya.runtime.blas import in_order
+from nenya.runtime.process import cores
 
 Float32Array = NDArray[np.float32]
 IntArray = NDArray[np.int64]
 
 _BLOCK_ROWS = 16384
 _RUN_ROWS = 32  # consecutive rows of the sample, which are read at once
-_SAMPLES, _MOST_SAMPLES = 20, 500_000  # rows of the sample for each centre, and of all
+_MOST_THREADS = 16
+_COARSE = 4  # nearest coarse cells in whose cells the nearest one is searched
+_ROUNDS = 10  # of k-means in a coarse cell
+_SAMPLES, _MOST_SAMPLES = 30, 1_000_000  # rows of the sample for each centre, and of all
 
 
 @dataclass(frozen=True)
@@ -40,15 +45,19 @@ class FineCells:
 
     def assign(self, rows: Float32Array) -> IntArray:
         """Return the cell of each row, (N,), of (N, D) rows at unit length; -1 for NaN."""
-        label = np.full(len(rows), -1, np.int64)
+        label, least = np.full(len(rows), -1, np.int64), np.full(len(rows), np.inf, np.float32)
         known = np.flatnonzero(np.isfinite(rows[:, 0]))
-        own = _nearest(rows[known], self.coarse)
-        order = np.argsort(own, kind="stable")
-        ends = np.searchsorted(own[order], np.arange(len(self.coarse) + 1))
+        near = _some_nearest(rows[known], self.coarse)
+        order = np.argsort(near, axis=None, kind="stable")
+        ends = np.searchsorted(near.ravel()[order], np.arange(len(self.coarse) + 1))
         for cell in np.flatnonzero(np.diff(ends)):
-            some = known[order[ends[cell] : ends[cell + 1]]]
+            some = known[order[ends[cell] : ends[cell + 1]] // near.shape[1]]
             first, last = self.starts[cell : cell + 2]
-            label[some] = first + _nearest(rows[some], self.centres[first:last])
+            distance = _half_distances(rows[some], self.centres[first:last])
+            best = distance.argmin(axis=1)
+            distance = distance[np.arange(len(some)), best]
+            closer = distance < least[some]  # of equal ones, the first cell
+            least[some[closer]], label[some[closer]] = distance[closer], first + best[closer]
         return label
 
 
@@ -63,23 +72,24 @@ def fit_fine_cells(latents: Any, count: int, seed: int) -> FineCells:
     Raises:
         InputFileError: The sample has too few rows with a direction.
     """
-    from sklearn.cluster import MiniBatchKMeans
+    from sklearn.cluster import KMeans, MiniBatchKMeans
+    from threadpoolctl import threadpool_limits
 
     rng = np.random.default_rng(seed)
     rows = _sample(latents, min(_SAMPLES * count, _MOST_SAMPLES), rng)
     if len(rows) < count:
         raise InputFileError(f"expected at least {count} latents with a direction in a sample, got {len(rows)}")
     state, many = int(rng.integers(2**31)), max(1, round(count**0.5))
-    coarse = MiniBatchKMeans(many, n_init=3, batch_size=4096, random_state=state).fit(rows)
+    with threadpool_limits(1):  # threads wait for each other longer than they compute
+        coarse = MiniBatchKMeans(many, n_init=3, batch_size=4096, random_state=state).fit(rows)
     sizes = np.bincount(coarse.labels_, minlength=many)
     shares = _shares(sizes, count)
     centres = np.empty((count, rows.shape[1]), np.float32)
     starts = np.concatenate([[0], np.cumsum(shares)])
-    for cell in range(many):
-        own = rows[coarse.labels_ == cell]
-        if shares[cell]:
-            fitted = MiniBatchKMeans(int(shares[cell]), n_init=1, batch_size=2048, max_iter=20, random_state=state)
-            centres[starts[cell] : starts[cell + 1]] = fitted.fit(own).cluster_centers_
+    with threadpool_limits(1):
+        for cell in np.flatnonzero(shares):
+            fitted = KMeans(int(shares[cell]), n_init=1, max_iter=_ROUNDS, random_state=state)
+            centres[starts[cell] : starts[cell + 1]] = fitted.fit(rows[coarse.labels_ == cell]).cluster_centers_
     used = np.flatnonzero(shares)
     coarse_centres = coarse.cluster_centers_[used].astype(np.float32)
     turn = np.linalg.eigh((rows.T @ rows).astype(np.float64))[1][:, ::-1].astype(np.float32)
@@ -107,17 +117,21 @@ def _shares(sizes: IntArray, count: int) -> IntArray:
     return np.asarray(shares, np.int64)
 
 
-def _nearest(rows: Float32Array, centres: Float32Array) -> IntArray:
-    """Return the nearest centre of each row, (N,), the first in a tie."""
+def _half_distances(rows: Float32Array, centres: Float32Array) -> Float32Array:
+    """Return half the squared distances of rows (n, D) to centres (C, D), less a number of each row: (n, C)."""
     half = (centres.astype(np.float64) ** 2).sum(axis=1).astype(np.float32) / 2
-    found: IntArray = (half - rows @ centres.T).argmin(axis=1)
+    return np.asarray(half - rows @ centres.T, np.float32)
+
+
+def _some_nearest(rows: Float32Array, centres: Float32Array) -> IntArray:
+    """Return a few nearest centres of each row, (N, few), in no order."""
+    few = min(_COARSE, len(centres))
+    found: IntArray = np.argpartition(_half_distances(rows, centres), few - 1, axis=1)[:, :few]
     return found
 
 
 def assign_all(latents: Any, cells: FineCells) -> IntArray:
     """Return the cell of each of N latents, (N,), -1 for those without a direction."""
-    found = [
-        cells.assign(as_unit(np.asarray(latents[start : start + _BLOCK_ROWS])))
-        for start in range(0, len(latents), _BLOCK_ROWS)
-    ]
+    blocks = (np.asarray(latents[start : start + _BLOCK_ROWS]) for start in range(0, len(latents), _BLOCK_ROWS))
+    found = in_order(lambda block: cells.assign(as_unit(block)), blocks, min(cores(), _MOST_THREADS))
     return np.concatenate([np.empty(0, np.int64), *found])

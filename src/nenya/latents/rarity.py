@@ -31,7 +31,7 @@ EXACT_ROWS = 100_000
 CHECKED_ROWS = 500
 """Rows on which the error of rarities that are not exact is measured."""
 
-PROBES = 32
+PROBES = 64
 """Cells in which neighbours are searched, above `EXACT_ROWS` latents."""
 
 _BLOCK_ROWS = 16384
@@ -84,9 +84,9 @@ def rarity_of(
 ) -> Rarity:
     """Return how far each latent is from its nearest neighbours elsewhere.
 
-    Exactly, all latents are compared with all. Otherwise they are divided into cells by k-means: about the square root
-    of their number, or cells of a thousand rows above a million. They are compared with those of the nearest cells, as
-    many as hold the rows of `probes` cells of the mean size, so some neighbours are missed. Rarities of some rows are
+    Exactly, all latents are compared with all. Otherwise they are divided into cells of about 250 rows by k-means. They
+    are compared with those of the nearest cells, as many as hold the rows of `probes` cells of the mean size, so some
+    neighbours are missed. Rarities of some rows are
     then computed both ways: a line through their logarithms removes the bias, and the scatter about the line is the
     error.
 

@@ -15,10 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nenya.errors import InputFileError, NenyaError, OutputError
-from nenya.latents.clusters import assign_kmeans, fit_kmeans
 from nenya.latents.fine_cells import assign_all, fit_fine_cells
 from nenya.latents.kept_answers import KeptAnswers, in_pieces
 from nenya.latents.nearest import QUERY_ROWS, Identity, Nearest, as_unit
+from nenya.runtime.blas import in_order
+from nenya.runtime.process import cores
 from nenya.storage.disk import temporary_folder
 from nenya.storage.paths import scratch_folder
 
@@ -30,15 +31,17 @@ ANSWER = "rarity"
 """Name of the kept answers."""
 
 _CELLS = "cells"  # name of the kept cell of each row
-_CELL_ROWS = 1000
-"""Mean rows of a cell, beyond a million rows; fewer rows have as many cells as the square root of their number."""
+_CELL_ROWS = 250
+"""Mean rows of a cell; few rows have as many cells as the square root of their number."""
 
 _LEADING = 64
 """Numbers of each turned row that are compared with all others; the best are compared in full."""
 
 _WRITE_BYTES = 2**28  # of rows written at once: the more, the more rows of a cell lie side by side
 _READ_BYTES = 2**29  # of cells that stay in memory: those near a cell are often near the next one
-_NEAR_ROWS = 512  # cells whose distances are in memory at once
+_NEAR_ROWS = 256  # cells whose distances are in memory at once
+_LOOKED_AT = 4  # times the probes: nearest cells that are sorted
+_MOST_THREADS = 16
 _LEAST_CHECKED = 20
 _KEPT_ROWS = 20_000  # rows after which the answers are kept
 
@@ -52,7 +55,7 @@ class Cells:
         label: (N,) the cell of each, -1 for none.
         near: of each cell those in which the neighbours of its rows are searched, its own first.
         turn: (D, D) float32, orthogonal, by which rows are turned so that their first numbers hold most of their
-            length; None leaves them as they are.
+            length.
 
     Attributes:
         members: of each cell, the rows in rising order.
@@ -61,15 +64,12 @@ class Cells:
         OutputError: The file cannot be written.
     """
 
-    def __init__(
-        self, path: Path, latents: Any, label: IntArray, near: list[IntArray], turn: Float32Array | None = None
-    ) -> None:
+    def __init__(self, path: Path, latents: Any, label: IntArray, near: list[IntArray], turn: Float32Array) -> None:
         order = np.argsort(label, kind="stable")[(label < 0).sum() :]
         sizes = np.bincount(label[order], minlength=len(near))
         self.members, self.near, self._width = np.split(order, np.cumsum(sizes)[:-1]), near, latents.shape[1]
         self._starts = np.concatenate([[0], np.cumsum(sizes)])
         self._path, self._turn = path, turn
-        self.leading = None if turn is None else _LEADING
         self._held: OrderedDict[int, Float32Array] = OrderedDict()  # of several threads
         self._lock = threading.Lock()
         self._held_bytes = 0
@@ -93,8 +93,7 @@ class Cells:
             for start in range(0, len(latents), size):
                 own = label[start : start + size]
                 order = np.argsort(own, kind="stable")[(own < 0).sum() :]
-                rows = as_unit(np.asarray(latents[start : start + size]))
-                rows = rows if self._turn is None else rows @ self._turn
+                rows = as_unit(np.asarray(latents[start : start + size])) @ self._turn
                 cells, first = np.unique(own[order], return_index=True)
                 for cell, low, high in zip(cells, first, [*first[1:], len(order)], strict=True):
                     os.pwrite(file.fileno(), rows[order[low:high]].tobytes(), int(written[cell]) * row_bytes)
@@ -128,7 +127,7 @@ class Cells:
 def cells_of(
     latents: Any, good: IntArray, probes: int, seed: int, kept: KeptAnswers, cache_dir: str | None
 ) -> Iterator[Cells]:
-    """Divide latents into about as many cells as the square root of their number, or of `_CELL_ROWS` rows beyond.
+    """Divide latents into cells of about `_CELL_ROWS` rows, or fewer if there are few rows.
 
     Args:
         latents: (N, D).
@@ -138,31 +137,26 @@ def cells_of(
         kept: answers of an interrupted run; the cells are added.
         cache_dir: folder of the temporary file; default that of the system.
     """
-    few, count = _cell_counts(len(good))
+    count = _cell_count(len(good))
     centres, labels = np.empty((count, latents.shape[1])), np.empty(len(latents))
     turn = np.eye(latents.shape[1])
     arrays = {"centres": centres, _CELLS: labels, "turn": turn}
     with kept.alone("cells"):
         if not all(kept.take_numbers(name, values) for name, values in arrays.items()):
-            if count == few:
-                centres[:] = fit_kmeans(latents, count, seed=seed, passes=1)
-                labels[:] = assign_kmeans(latents, centres)
-            else:
-                fine = fit_fine_cells(latents, count, seed)
-                centres[:], labels[:], turn[:] = fine.centres, assign_all(latents, fine), fine.turn
+            fine = fit_fine_cells(latents, count, seed)
+            centres[:], labels[:], turn[:] = fine.centres, assign_all(latents, fine), fine.turn
             for name, values in arrays.items():
                 kept.keep_numbers(name, values)
     label = np.full(len(latents), -1, np.int64)
     label[good] = labels[good].astype(np.int64)
     near = _nearest_cells(centres, np.bincount(label[good], minlength=count), probes)
     with temporary_folder("nenya-cells-", scratch_folder(cache_dir) if cache_dir else None) as folder:
-        yield Cells(folder / "latents", latents, label, near, None if count == few else turn.astype(np.float32))
+        yield Cells(folder / "latents", latents, label, near, turn.astype(np.float32))
 
 
-def _cell_counts(rows: int) -> tuple[int, int]:
-    """Return the square root of a number of rows, and the number of cells of so many."""
-    few = max(1, round(rows**0.5))
-    return few, max(few, round(rows / _CELL_ROWS))
+def _cell_count(rows: int) -> int:
+    """Return the number of cells of so many rows."""
+    return max(1, round(rows**0.5), round(rows / _CELL_ROWS))
 
 
 def kept_pieces(rows: int, good: IntArray, kept: KeptAnswers) -> list[int]:
@@ -179,7 +173,7 @@ def kept_pieces(rows: int, good: IntArray, kept: KeptAnswers) -> list[int]:
     labels = np.empty(rows)
     if not kept.take_numbers(_CELLS, labels):
         return []
-    sizes = np.bincount(labels[good].astype(np.int64), minlength=_cell_counts(len(good))[1])
+    sizes = np.bincount(labels[good].astype(np.int64), minlength=_cell_count(len(good)))
     return [int(sizes[group].sum()) for group in _pieces(sizes)]
 
 
@@ -189,21 +183,26 @@ def _nearest_cells(centres: Float64Array, sizes: IntArray, probes: int) -> list[
     The cells of k-means are of very unequal sizes where latents form clusters; a number of cells would be any number of
     rows.
     """
-    found: list[IntArray] = []
-    for start in range(0, len(centres), _NEAR_ROWS):
-        order = np.argsort(_squares(centres, start), axis=1, kind="stable")
-        rows = np.cumsum(sizes[order], axis=1)
-        count = (rows < probes * sizes.mean()).sum(axis=1) + 1
-        found += [own[:number].copy() for own, number in zip(order, count, strict=True)]
-    return found
+    lengths, wanted = (centres**2).sum(axis=1), min(probes * sizes.mean(), sizes.sum())
+
+    def work(start: int) -> list[IntArray]:
+        some = centres[start : start + _NEAR_ROWS]
+        squares = lengths - 2 * some @ centres.T
+        squares[np.arange(len(some)), start + np.arange(len(some))] = -np.inf  # its own first
+        return [_first_cells(own, sizes, wanted, _LOOKED_AT * probes) for own in squares]
+
+    found = in_order(work, range(0, len(centres), _NEAR_ROWS), min(cores(), _MOST_THREADS))
+    return [near for some in found for near in some]
 
 
-def _squares(centres: Float64Array, start: int) -> Float64Array:
-    """Return the squared distances of some centres, from `start` on, to all, with a centre's own first."""
-    some = centres[start : start + _NEAR_ROWS]
-    found: Float64Array = (centres**2).sum(axis=1) - 2 * some @ centres.T
-    found[np.arange(len(some)), start + np.arange(len(some))] = -np.inf
-    return found
+def _first_cells(squares: Float64Array, sizes: IntArray, wanted: float, count: int) -> IntArray:
+    """Return the nearest cells that hold a number of rows, looked for among the `count` nearest, or more if needed."""
+    near = np.argpartition(squares, count)[:count] if count < len(squares) else np.arange(len(squares))
+    near = near[np.lexsort((near, squares[near]))]
+    rows = np.cumsum(sizes[near])
+    if rows[-1] < wanted:
+        return _first_cells(squares, sizes, wanted, 4 * count)
+    return np.asarray(near[: int(np.searchsorted(rows, wanted)) + 1].copy(), np.int64)
 
 
 def distances_in_cells(cells: Cells, identity: Identity, k: int, kept: KeptAnswers, visible: bool) -> Float64Array:
@@ -233,7 +232,7 @@ def _of_cell(cells: Cells, cell: int, identity: Identity, k: int) -> Float64Arra
     if not len(own):
         return np.empty(0)
     rows, units = cells.around(cell)  # the cell's own rows are the first
-    reference = Nearest(units, identity.take(rows), cells.leading)
+    reference = Nearest(units, identity.take(rows), _LEADING)
     return np.concatenate([
         mean_distance(reference, units[start : min(start + QUERY_ROWS, len(own))],
                       identity.take(own[start : start + QUERY_ROWS]), k)
