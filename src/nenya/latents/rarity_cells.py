@@ -156,7 +156,7 @@ def cells_of(
 
 def _cell_count(rows: int) -> int:
     """Return the number of cells of so many rows."""
-    return max(1, round(rows**0.5), round(rows / _CELL_ROWS))
+    return max(1, round(float(rows) ** 0.5), round(rows / _CELL_ROWS))
 
 
 def kept_pieces(rows: int, good: IntArray, kept: KeptAnswers) -> list[int]:
