@@ -3,6 +3,7 @@
 Letters: N latents of dimension D, C cells, k neighbours.
 """
 
+import math
 import os
 import threading
 from collections import OrderedDict
@@ -156,7 +157,7 @@ def cells_of(
 
 def _cell_count(rows: int) -> int:
     """Return the number of cells of so many rows."""
-    return max(1, round(float(rows) ** 0.5), round(rows / _CELL_ROWS))
+    return max(1, math.isqrt(rows), round(rows / _CELL_ROWS))
 
 
 def kept_pieces(rows: int, good: IntArray, kept: KeptAnswers) -> list[int]:
