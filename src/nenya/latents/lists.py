@@ -186,8 +186,9 @@ def fit_lists(neighbours: Neighbours, k: int, seed: int) -> tuple[Lists, float]:
         if recall >= RECALL:
             break
     log.info(
-        "approximate search: %d of %d lists, %s components: recall %.4f of a sample",
-        lists.probes, count, width or rows.shape[1], recall,
+        "neighbours of new rows: searched in %d of %d lists with %s components; %.2f %% of the nearest "
+        "rows of a sample found",
+        lists.probes, count, width or rows.shape[1], 100 * recall,
     )  # fmt: skip
     return lists, recall
 
