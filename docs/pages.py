@@ -77,6 +77,14 @@ def blocks_of(page: Path) -> list[Block]:
     ]
 
 
+_ONE = re.compile(r"(?<![\w.,/:%+-])1 (?!is\b|was\b|has\b|as\b|less\b|rows x\b)[a-z]+s\b")
+
+
+def plurals_of_one(printed: str) -> list[str]:
+    """Return the places of a text where a plural follows the number 1, as in `1 rows`."""
+    return _ONE.findall(printed)
+
+
 def run_block(block: Block, folder: Path, environment: Mapping[str, str]) -> str:
     """Run a block in a folder.
 
@@ -84,7 +92,8 @@ def run_block(block: Block, folder: Path, environment: Mapping[str, str]) -> str
         What it printed.
 
     Raises:
-        RuntimeError: It ended with another exit code than 0; says what it printed last.
+        RuntimeError: It ended with another exit code than 0, or printed a plural after the number 1; says what it
+            printed last.
     """
     with tempfile.NamedTemporaryFile("w", suffix=f".{block.language}") as script:
         script.write(block.text)
@@ -96,6 +105,8 @@ def run_block(block: Block, folder: Path, environment: Mapping[str, str]) -> str
         )  # fmt: skip
     if done.returncode:
         raise RuntimeError(f"{block} ended with {done.returncode}:\n{block.text}\n{done.stdout[-3000:]}")
+    if wrong := plurals_of_one(done.stdout):
+        raise RuntimeError(f"{block} printed {', '.join(wrong)}:\n{done.stdout[-3000:]}")
     return done.stdout
 
 

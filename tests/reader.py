@@ -188,7 +188,8 @@ def prepare_library(folder: Path, client) -> None:
     save_pth(place / "models" / "v4_last.pth", make_net(options), options=flat_view(options), epoch=1)
     np.save(folder / "image.npy", red_noise(1, 64, 5)[0] + 20)
     values = {"ssl_model": "resnet18", "width": 8, "feat_dim": 16, "nchannels": 1, "model_root": "M"}
-    values |= {"s3_outdir": "s3://bucket/SSL/"}
+    values |= {"s3_outdir": "s3://bucket/SSL/", "data_folder": ".", "images_file": "cutouts_preproc.h5"}
+    values |= {"epochs": 1, "batch_size_train": 16}
     (folder / "opts.json").write_text(json.dumps(values))
     opt = Params(values)
     save_pth(folder / "narrow.pth", make_net(as_options(Options, opt)), options=opt.dict, epoch=1)

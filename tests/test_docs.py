@@ -20,7 +20,7 @@ DOCS = ROOT / "docs"
 sys.path.append(str(DOCS))
 
 import make_pictures  # noqa: E402  # docs/make_pictures.py
-from pages import RUN, Block, blocks_of, reader_environment, run_block  # noqa: E402  # docs/pages.py
+from pages import RUN, Block, blocks_of, plurals_of_one, reader_environment, run_block  # noqa: E402  # docs/pages.py
 
 from nenya.commands.compose import GROUPS, command_names, options_of, prepare  # noqa: E402
 from nenya.errors import NenyaError  # noqa: E402
@@ -273,6 +273,14 @@ def test_the_notebook_is_its_script_executed():
     assert all(output["output_type"] != "error" for output in outputs)
     assert all(cell["execution_count"] for cell in notebook["cells"] if cell["cell_type"] == "code")
     assert str(ROOT) not in NOTEBOOK.read_text() and "/home/" not in NOTEBOOK.read_text()
+
+
+def test_a_plural_after_the_number_one_is_seen():
+    assert plurals_of_one("unpacks 1 chunks, 0.07 MB; t: 1 epochs") == ["1 chunks", "1 epochs"]
+    assert plurals_of_one("1 chunk, 21 rows, 0.1 days, 0/1 files, 1 is, [1 rows x 5 columns]") == []
+    block = Block(Path("page.md"), 1, "sh", "echo 1 files", None)
+    with pytest.raises(RuntimeError, match=r"page.md:1 printed 1 files"):
+        run_block(block, Path.cwd(), reader_environment())
 
 
 def test_a_block_is_plain_data():

@@ -34,6 +34,10 @@ class OptionFileError(OptionError, OSError):
     """An option file that cannot be read, or a model version that does not exist."""
 
 
+class NoOptionsError(OptionError):
+    """A file of values that is not an option file, such as a list in JSON."""
+
+
 class MissingOptionFileError(OptionFileError, FileNotFoundError):
     """An option file that does not exist."""
 

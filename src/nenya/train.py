@@ -21,6 +21,7 @@ from nenya.storage.names import remove
 from nenya.storage.paths import is_address, is_s3
 from nenya.storage.s3.service import store
 from nenya.storage.small_files import read_yaml_file, refuse_link, refuse_links, unfit
+from nenya.storage.texts import counted
 
 if TYPE_CHECKING:
     from nenya.data.cutouts import CutoutFile
@@ -474,9 +475,9 @@ def fit(options: TrainOptions, module: "ContrastiveModule", data: Any, folder: P
         )
         score = best.best_model_score
         log.info(
-            "%s: %d epochs%s\n%s\nweights: %s\nnext: extract latents with the same model options and ckpt=%s",
+            "%s: %s%s\n%s\nweights: %s\nnext: nenya extract data=CUTOUTS ckpt=%s",
             folder,
-            trainer.current_epoch,
+            counted(trainer.current_epoch, "epoch"),
             "" if score is None else f", best {best.monitor} {float(score):.4g}",
             ledger_of(trainer).summary(),
             folder / "last.pth",

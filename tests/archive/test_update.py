@@ -516,10 +516,10 @@ def test_the_second_update_at_once_says_who_holds_it(copy, update, nenya_cli, fi
         assert "being updated by process" in nenya_cli("status", ["archive"])[1]
         (copy / ".work" / "next" / "one").mkdir(parents=True)
         held = nenya_cli("status", ["archive"])
-        assert held[0] == 0 and "version next: 1 files in work" in held[1]
+        assert held[0] == 0 and "version next: 1 cutout file in work" in held[1]
     assert code == 2 and f"process {os.getpid()}" in said and "noticed at once on this machine" in said
     left = nenya_cli("status", ["archive"])
-    assert left[0] == 1 and "version next: 1 files unfinished; run the same nenya update again" in left[1]
+    assert left[0] == 1 and "version next: 1 cutout file unfinished; run the same nenya update again" in left[1]
     (copy / ".work" / "next" / "one").rmdir()
     (copy / ".work" / "next").rmdir()
     assert "being updated" not in nenya_cli("status", ["archive"])[1]
@@ -702,7 +702,7 @@ def test_an_answer_is_on_the_standard_output_and_nothing_else(whole):
 
 def test_status_says_what_is_there_and_what_is_wrong(copy, update, nenya_cli):
     code, said = nenya_cli("status", ["archive"])
-    assert code == 0 and "3 files, train 36, valid 18 cutouts" in said and "2012-01-01" in said
+    assert code == 0 and "3 cutout files, train 36, valid 18 cutouts" in said and "2012-01-01" in said
     code, said = nenya_cli("status", ["archive", "json=true"])
     found = json.loads(said)
     assert code == 0

@@ -77,6 +77,13 @@ def test_what_would_go_wrong_later_is_said(tmp_path, change, warning):
     assert any(warning in line for line in report.warnings), report.warnings
 
 
+def test_one_chunk_is_one_chunk(tmp_path):
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file.create_dataset("train", data=demeaned(20)[:, None], chunks=(10, 1, 32, 32))
+    (line,) = [line for line in inspect_file(tmp_path / "a.h5").lines if "chunks (" in line]
+    assert "one cutout (4 kB) unpacks 1 chunk, 0.04 MB" in line
+
+
 def test_the_cost_of_a_chunk_is_what_is_unpacked(tmp_path):
     with h5py.File(tmp_path / "a.h5", "w") as file:
         file.create_dataset("train", data=demeaned(20)[:, None], chunks=(10, 1, 16, 12))
@@ -98,7 +105,7 @@ def test_latents_are_told_from_cutouts(tmp_path):
     assert report.kind.startswith("latents")
     assert "train 50; 8 dimensions" in report.lines[0]
     assert any("no provenance" in line for line in report.warnings)
-    assert any("1 rows are not finite" in line for line in report.warnings)
+    assert any("1 row is not finite" in line for line in report.warnings)
     write_cutouts(tmp_path / "b_latents.h5", train=np.tile(latents[:1], (50, 1)))
     assert any("collapsed" in line for line in inspect_file(tmp_path / "b_latents.h5").warnings)
 
@@ -115,7 +122,7 @@ def test_a_table_and_what_is_wrong_with_it(tmp_path, suffix):
     bad = {**good, "lat": [95.0, 2, np.nan], "pp_type": [1, 1, 0], "UID": [1, 1, 2]}
     write_table(pd.DataFrame(bad), tmp_path / f"bad{suffix}")
     warnings = "\n".join(inspect_file(tmp_path / f"bad{suffix}").warnings)
-    for part in ("2 rows have a lat", "1 rows share pp_file", "1 rows repeat the UID"):
+    for part in ("2 rows have a lat", "1 row shares pp_file", "1 row repeats the UID"):
         assert part in warnings
     write_table(pd.DataFrame({"x": ["text", None]}), tmp_path / f"other{suffix}")
     report = inspect_file(tmp_path / f"other{suffix}")

@@ -55,7 +55,7 @@ def test_inspect_says_the_masked_share(cutouts):
     report = inspect_file(path)
     line = next(line for line in report.lines if line.startswith("train_mask"))
     assert f"masked {mask.mean():.2%} of the pixels (most 100.00%), in {ROWS - 1} of {ROWS} cutouts" in line
-    assert "train: 1 cutouts have no clear pixel, and so no latent" in report.warnings
+    assert "train: 1 cutout has no clear pixel, and so no latent" in report.warnings
     with h5py.File(path, "r+") as h5:
         h5["train"][5, 0, 2, 2], h5["train_mask"][5, 0, 2, 2] = np.nan, 0
     with pytest.raises(InputFileError, match="row 5 of 'train' has 1 pixels that are not finite outside 'train_mask'"):
@@ -70,7 +70,7 @@ def test_wholly_masked_cutouts_are_not_called_equal(tmp_path):
     assert not [line for line in inspect_file(tmp_path / "a_preproc.h5").warnings if "both" in line or "equal" in line]
     with h5py.File(tmp_path / "a_preproc.h5", "r+") as h5:
         h5["valid"][1] = h5["train"][2]
-    assert "1 cutouts are in both partitions" in " ".join(inspect_file(tmp_path / "a_preproc.h5").warnings)
+    assert "1 cutout is in both partitions" in " ".join(inspect_file(tmp_path / "a_preproc.h5").warnings)
 
 
 def test_repack_keeps_masks(cutouts, tmp_path):

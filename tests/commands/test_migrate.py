@@ -93,6 +93,7 @@ def folder(tmp_path, monkeypatch):
     (place / "opts_cut.json").write_text('{"feat_dim": 256,')
     (place / "package.json").write_text('{"name": "a", "version": 1, "private": true}')
     (place / "notes.txt").write_text("what we did")
+    (place / "earlier_report.json").write_text('[{"path": "opts.json", "verdict": "works"}]')
     (place / "gone.h5").symlink_to(place / "nowhere.h5")
     np.savez(place / "pca.npz", Y=np.zeros((4, 2)), M=np.zeros((2, 3)), mean=np.zeros(3), explained_variance=np.ones(2))
     return place
@@ -111,7 +112,7 @@ def test_each_file_is_told(by_path):
         "Tables/MODIS_Nenya_v5.parquet": CONVERT, "Tables/bill.csv": OTHER, "Tables/broken.feather": CANNOT,
         f"UMAP/{MAP}_UMAP.pkl": CONVERT, "UMAP/other.pkl": CANNOT, "models/v5/last.pth": WORKS,
         "models/v5/cut.pth": CANNOT, "wandb": WORKS, "opts_typo.json": CANNOT, "opts_cut.json": CANNOT,
-        "package.json": OTHER, "notes.txt": OTHER, "gone.h5": CANNOT, "pca.npz": WORKS,
+        "package.json": OTHER, "earlier_report.json": OTHER, "notes.txt": OTHER, "gone.h5": CANNOT, "pca.npz": WORKS,
     }  # fmt: skip
 
 
@@ -188,7 +189,7 @@ def test_nothing_in_the_folder_changes_and_the_report_is_written(folder, tmp_pat
     before = {path: path.lstat().st_mtime_ns for path in [folder, *folder.rglob("*")]}
     code, said = nenya_cli("migrate", [folder, "out=report.json"])
     assert code == 1
-    assert "19 files: 6 work as they are, 1 work in part, 2 to convert, 7 cannot be used, 3 of other kinds" in said
+    assert "20 files: 6 work as they are, 1 work in part, 2 to convert, 7 cannot be used, 4 of other kinds" in said
     assert {path: path.lstat().st_mtime_ns for path in [folder, *folder.rglob("*")]} == before
     assert [Finding(**row) for row in json.loads((tmp_path / "report.json").read_text())] == examine(folder)
     code, _ = nenya_cli("migrate", [f"folder={folder}", "out=report.csv"])
@@ -233,7 +234,7 @@ def test_option_files_of_all_versions_and_checkpoints_of_all_names(shared, golde
     hostile = found.pop("tiny_hostile.pth").what
     assert "refused: it would load" in hostile and "nothing was executed" in hostile
     for finding in found.values():
-        assert "7 tensors, of epoch 3 were read" in finding.what and "get the complete file" in finding.what
+        assert "7 tensors (epoch 3) were read" in finding.what and "get the complete file" in finding.what
 
 
 def test_the_guide_names_what_there_is(shared):

@@ -103,8 +103,8 @@ def shorten(path):
 
 DAMAGES = {
     "a flipped bit": (flip, "altered since it was written"),
-    "a row of zeros": (change("train", 0), "1 rows of 'train' are not unit vectors"),
-    "a row of NaN": (change("train", np.nan), "1 rows are not finite, expected 0 as when it was written"),
+    "a row of zeros": (change("train", 0), "1 row of 'train' is not of length 1"),
+    "a row of NaN": (change("train", np.nan), "1 row is not finite, expected 0 as when it was written"),
     "a partition that is gone": (drop("train"), "incomplete"),
     "a row that is gone": (shorten, "expected 24 rows"),
     "half a file": (cut, "incomplete"),
@@ -138,7 +138,7 @@ def test_files_of_the_first_nenya(nenya_cli, tmp_path):
         file["valid"][2] *= 2
     code, said = nenya_cli("verify", [tmp_path / "old_latents.h5", "provenance=false"])
     assert code == 2
-    assert "1 rows of 'valid' are not unit vectors" in said
+    assert "1 row of 'valid' is not of length 1" in said
 
 
 def test_another_source(nenya_cli, latents, tmp_path):

@@ -69,14 +69,14 @@ def test_swaths_and_grids_are_not_mixed(southward, nenya_cli):
     assert not list(southward.glob("m_preproc*"))
     assert prepare(nenya_cli, "swath")[0] == 0 and read_row_order("swath_preproc.h5") == SWATH
     code, said = nenya_cli("inspect", ["swath_preproc.h5"])
-    assert code == 0 and "rows along a swath, in its own frame: the first is at the bottom" in said
+    assert code == 0 and "rows along a swath, in its own frame: the first row of pixels is at the bottom" in said
 
 
 def test_files_without_a_row_order_say_so(tmp_path, nenya_cli):
     write_cutouts(tmp_path / "a_preproc.h5", train=red_noise(4))
     assert read_row_order(tmp_path / "a_preproc.h5") == ""
     code, said = nenya_cli("inspect", ["a_preproc.h5"])
-    assert code == 0 and "rows in an order that is not recorded: the first is at the bottom" in said
+    assert code == 0 and "rows in an order that is not recorded: the first row of pixels is at the bottom" in said
     assert picture_text([SOUTH_TO_NORTH, SOUTH_TO_NORTH]) == ""
     assert picture_text([SOUTH_TO_NORTH, ""]).startswith("rows in an order that is not recorded")
 

@@ -321,7 +321,7 @@ def test_a_bad_granule_is_skipped(days, tmp_path, nenya_cli):
         (tmp_path / f"day{i}.nc").write_bytes((days / f"day{i}.nc").read_bytes()[: (3000 if i else None)])
     code, said = nenya_cli("prepare", [f"data={tmp_path}/*.nc", "out=d_preproc.h5", "field_size=16", "workers=1"])
     assert code == 1
-    assert "skipped: " in said and "day1.nc" in said and "skipped 1 granule(s)" in said
+    assert "skipped: " in said and "day1.nc" in said and "skipped 1 granule;" in said
     _, table = load(tmp_path / "d_preproc.h5")
     assert set(table.filename) == {"day0.nc"}
     with h5py.File(tmp_path / "d_preproc.h5") as file:
@@ -353,7 +353,7 @@ def test_granules_without_cutouts_are_counted(days, tmp_path, nenya_cli):
 def test_cutouts_on_one_side_only_come_with_the_command_that_trains_on_them(days, tmp_path, nenya_cli):
     args = [f"data={days}/day0.nc", "out=d_preproc.h5", "field_size=16", "workers=1", "valid_fraction=1"]
     code, said = nenya_cli("prepare", args)
-    assert code == 0 and f"train without a validation: nenya train {tmp_path}/d_preproc.h5" in said, said
+    assert code == 0 and f"train without a validation (nenya train {tmp_path}/d_preproc.h5)" in said, said
 
 
 # Other kinds of fields

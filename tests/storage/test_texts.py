@@ -19,7 +19,16 @@ from nenya.errors import OptionError
 from nenya.io import write_table
 from nenya.storage import texts
 from nenya.storage.paths import expand
-from nenya.storage.texts import LineFormatter, Lines, first_words, lines_of, printed, remember_name, visible
+from nenya.storage.texts import (
+    LineFormatter,
+    Lines,
+    counted,
+    first_words,
+    lines_of,
+    printed,
+    remember_name,
+    visible,
+)
 
 EVIL = "\x1b[31mred\x1b]0;title\x07\x9b2J\r\u202egpj\u2066\u2069\u200b\ufeff"
 """Colours, a title, a cleared screen, a return to the line's beginning, a name turned around, what is not seen."""
@@ -129,7 +138,7 @@ def test_names_that_are_no_utf8_print(tmp_path):
         environment = {**os.environ, "PYTHONIOENCODING": coding, "LC_ALL": "C.UTF-8"}
         code, said = run(b"inspect", b"data=" + name, cwd=tmp_path, env=environment)
         assert code == 0
-        assert rb"caf\xe9\x0a\x1b[31m.csv: table, 1 rows" in said
+        assert rb"caf\xe9\x0a\x1b[31m.csv: table, 1 row" in said
         assert b"\x1b" not in said
 
 
@@ -206,3 +215,16 @@ def test_messages_of_libraries_end_with_a_sentence():
     assert first_words(ValueError("")) == "no message" and first_words("\n one line \n") == "one line"
     assert first_words("First sentence. " + 400 * "x") == "First sentence."
     assert first_words(99 * "word ", 20).endswith("word ...")
+
+
+@pytest.mark.parametrize(
+    ("number", "one", "two"),
+    [(1, "row", "row is"), (2, "rows", "rows are"), (0, "rows", "rows are"), (1.5, "rows", "rows are")],
+)
+def test_a_number_has_its_noun(number, one, two):
+    assert counted(number, "row") == f"{number} {one}"
+    assert counted(number, "row is", "rows are") == f"{number} {two}"
+
+
+def test_a_number_is_formatted():
+    assert (counted(12345, "row", form=","), counted(1.0, "day", form="g")) == ("12,345 rows", "1 day")

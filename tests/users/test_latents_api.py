@@ -196,7 +196,7 @@ def test_means_and_holes_are_said(opt, tiny_weights, tmp_path, caplog):
     path = write_cutouts(tmp_path / "warm.h5", valid=images)
     model_latents_extract(opt, path, tiny_weights)
     assert "cutouts of 'valid' have means up to 20" in caplog.text
-    assert "1 rows of 'valid' are NaN" in caplog.text
+    assert "1 row of 'valid' is NaN" in caplog.text
 
 
 def test_a_file_of_latents_is_told_apart(opt, small_file, tiny_weights, nenya_cli, tmp_path):

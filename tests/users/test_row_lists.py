@@ -230,7 +230,7 @@ def test_split_prune_and_train_one_after_the_other(tmp_path, tiny_weights, nenya
     assert nenya_cli("extract", args)[0] == 0
     code, said = nenya_cli("split", ["a.parquet", "out=split.parquet", "latents=a_preproc_latents.h5", "apart_km=50"])
     assert code == 0, said
-    assert "by granule: 48 train, 16 valid, 0 none" in said
+    assert "by granule: 48 train, 16 valid, 0 left out" in said
     assert "before: 64 rows to train on, 0 to validate on: no validation" in said
     assert "after: 0.0 % of the valid rows have a train row of their granule, 0.0 % have one within 50 km" in said
     record = json.loads(Path("split.json").read_text())

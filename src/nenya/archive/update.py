@@ -39,6 +39,7 @@ from nenya.storage.disk import atomic_path, sha256_file
 from nenya.storage.names import Entry, is_plain, read_bytes
 from nenya.storage.paths import is_s3, temporary_copy
 from nenya.storage.s3.service import store
+from nenya.storage.texts import counted
 
 log = logging.getLogger(__name__)
 
@@ -144,7 +145,12 @@ class Update:
             self._check(self.folder, self.name, self.arrivals)
         self._sweep()
         if self.arrivals.wanted:
-            log.info("%s, version %s: %d files to add", self.folder.place, self.name, len(self.arrivals.wanted))
+            log.info(
+                "%s, version %s: %s to add",
+                self.folder.place,
+                self.name,
+                counted(len(self.arrivals.wanted), "cutout file"),
+            )
             self._add_all()
         elif self.version is not None:
             self._check_weights(self.version)
@@ -465,7 +471,8 @@ class Update:
         said = ", ".join(f"{count} {what}" for count, what in counts if count) or "no new files"
         files = self.version.files if self.version else []
         rows = sum(sum(added.rows.values()) for added in files)
-        log.info("%s, version %s: %s; %d files, %d cutouts", self.folder.place, self.name, said, len(files), rows)
+        total = f"{counted(len(files), 'cutout file')}, {counted(rows, 'cutout')}"
+        log.info("%s, version %s: %s; %s", self.folder.place, self.name, said, total)
         if failed:
             log.info("fix the failed files, then run the same command again")
         return len(failed)

@@ -52,7 +52,7 @@ def run(options: GenerateOptions) -> int:
             raise OutputError(f"{place} exists (clobber=true overwrites it, out= names another path)")
     rows = _rows(options)
     check_room(path.parent, sum(rows.values()) * 4 * options.size**2, "the generated file")
-    log.info("%s: generate %s", path, ", ".join(f"{count} {name}" for name, count in rows.items()))
+    log.info("%s: generating cutouts: %s", path, ", ".join(f"{name} {count}" for name, count in rows.items()))
     if table is not None:
         write_ocean(
             path, rows, options.seed, OceanOptions(options.size, options.clouds, options.masked, options.device)

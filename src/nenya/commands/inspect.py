@@ -30,7 +30,7 @@ from nenya.prepare.sources import is_zarr
 from nenya.storage.disk import check_output
 from nenya.storage.paths import find_sources, is_latents_name, is_s3, local_path, temporary_copy
 from nenya.storage.small_files import check_regular
-from nenya.storage.texts import say
+from nenya.storage.texts import counted, say
 from nenya.tables.key_columns import KEYS, OLDER, read_keys
 from nenya.tables.keys import repeated_rows
 
@@ -199,7 +199,9 @@ def _inspect_hdf5(path: Path, options: InspectOptions) -> FileReport:
     if len(hashes) == 2:
         shared = len(functools.reduce(np.intersect1d, hashes.values()))
         if shared:
-            report.warnings.append(f"{shared} cutouts are in both partitions: the validation loss will be too low")
+            report.warnings.append(
+                f"{counted(shared, 'cutout is', 'cutouts are')} in both partitions: the validation loss will be too low"
+            )
     order = read_row_order(path)
     report.facts["frame"] = picture_text([order])
     report.lines.append(report.facts["frame"] or f"{order_text(order)}: north is up in pictures")
@@ -262,7 +264,8 @@ def _describe_storage(report: FileReport, name: str, info: Partition) -> None:
         touched = math.prod(-(-size // chunk) for size, chunk in pairs)
         cost = touched * info.chunk_bytes
         report.lines.append(
-            f"{line}chunks {info.chunks}: one cutout ({own / 1e3:.0f} kB) unpacks {touched} chunks, {cost / 1e6:.2f} MB"
+            f"{line}chunks {info.chunks}: one cutout ({own / 1e3:.0f} kB) unpacks {counted(touched, 'chunk')}, "
+            f"{cost / 1e6:.2f} MB"
         )
         if touched > _WASTE:
             report.warnings.append(
@@ -291,18 +294,20 @@ def _describe_cutouts(report: FileReport, name: str, found: CutoutStatistics, in
     loose = int((np.abs(found.means) > _MEAN_LIMIT).sum())
     if holes:
         report.warnings.append(
-            f"{name}: {holes} cutouts hold NaN or infinity: their latents are NaN, and training leaves them out "
-            "(preprocess.masked=fill fills NaN)"
+            f"{name}: {counted(holes, 'cutout holds', 'cutouts hold')} NaN or infinity: training leaves out such "
+            "cutouts, and their latents are NaN (preprocess.masked=fill fills NaN)"
         )
     if loose:
         report.warnings.append(
-            f"{name}: {loose} cutouts have a nonzero mean, up to {np.nanmax(np.abs(found.means)):.3g}: "
-            "preprocess.file=demean removes it from the cutouts of a file"
+            f"{name}: {counted(loose, 'cutout has', 'cutouts have')} a nonzero mean, up to "
+            f"{np.nanmax(np.abs(found.means)):.3g}: preprocess.file=demean removes it from the cutouts of a file"
         )
     if flat:
-        report.warnings.append(f"{name}: {flat} cutouts are constant and carry no information")
+        report.warnings.append(f"{name}: {counted(flat, 'cutout is', 'cutouts are')} constant, without information")
     if found.repeated:
-        report.warnings.append(f"{name}: {found.repeated} cutouts repeat an earlier one, bit for bit")
+        report.warnings.append(
+            f"{name}: {counted(found.repeated, 'cutout repeats', 'cutouts repeat')} an earlier one, bit for bit"
+        )
 
 
 def _describe_masks(report: FileReport, name: str, shares: NDArray[np.float64]) -> None:
@@ -313,7 +318,9 @@ def _describe_masks(report: FileReport, name: str, shares: NDArray[np.float64]) 
         "cutouts"
     )
     if whole:
-        report.warnings.append(f"{name}: {whole} cutouts have no clear pixel, and so no latent")
+        report.warnings.append(
+            f"{name}: {counted(whole, 'cutout has', 'cutouts have')} no clear pixel, and so no latent"
+        )
 
 
 # Tables, checkpoints and runs
@@ -328,12 +335,14 @@ def _join_warnings(table: "pd.DataFrame") -> list[str]:
         twice = repeated_rows(read_keys(table))
     except InputFileError as error:
         return [f"its rows cannot be joined to cutouts: {error}"]
-    return [f"{twice} rows share pp_file, pp_type and pp_idx with another row"] if twice else []
+    return (
+        [f"{counted(twice, 'row shares', 'rows share')} pp_file, pp_type and pp_idx with another row"] if twice else []
+    )
 
 
 def _inspect_table(path: Path) -> FileReport:
     table = read_table(path)
-    report = FileReport(f"table, {len(table)} rows, {len(table.columns)} columns")
+    report = FileReport(f"table, {counted(len(table), 'row')}, {counted(len(table.columns), 'column')}")
     for name in table.columns:
         column = table[name]
         missing = int(column.isna().sum())
@@ -345,14 +354,16 @@ def _inspect_table(path: Path) -> FileReport:
         report.lines.append(words + (f", {missing} missing" if missing else ""))
     report.warnings += _join_warnings(table)
     if "UID" in table.columns and table["UID"].duplicated().any():
-        report.warnings.append(f"{int(table['UID'].duplicated().sum())} rows repeat the UID of an earlier row")
+        repeated = int(table["UID"].duplicated().sum())
+        report.warnings.append(f"{counted(repeated, 'row repeats', 'rows repeat')} the UID of an earlier row")
     for name, (low, high) in _RANGES.items():
         if name not in table.columns:
             report.warnings.append(f"no column {name}: its rows cannot be shown on a map")
         elif not table[name].between(low, high).all():
             outside = int((~table[name].between(low, high)).sum())
             report.warnings.append(
-                f"{outside} rows have a {name} that is missing or outside {low:g} to {high:g} degrees"
+                f"{counted(outside, 'row has', 'rows have')} a {name} that is missing or outside "
+                f"{low:g} to {high:g} degrees"
             )
     masked = "clear_fraction" in table.columns and bool(table["clear_fraction"].max() <= _MASKED)
     if masked:

@@ -13,6 +13,7 @@ from nenya.data.hdf5_open import open_hdf5
 from nenya.errors import InputFileError
 from nenya.latents.calibration_file import load
 from nenya.latents.clear import columns_in, read_column
+from nenya.storage.texts import counted
 
 _MADE_OF = (
     *("model_version", "checkpoint", "checkpoint_source", "checkpoint_revision", "checkpoint_sha256"),
@@ -37,14 +38,16 @@ def inspect_latents(path: Path, *, allow_external: bool) -> FileReport:
         raise InputFileError(f"{path}: a latents file that {found.problems[0].removeprefix('it ')}")
     report = FileReport(f"latents, {path.stat().st_size / 1e6:.1f} MB")
     rows = ", ".join(f"{name} {count}" for name, count in found.rows.items())
-    report.lines.append(f"rows: {rows}; {found.dim} dimensions; {found.nonfinite} rows are not finite")
+    report.lines.append(
+        f"rows: {rows}; {found.dim} dimensions; {counted(found.nonfinite, 'row is', 'rows are')} not finite"
+    )
     made = [f"{key} {str(found.provenance[key])[:60]}" for key in _MADE_OF if key in found.provenance]
     if made:
         report.lines.append("made of " + ", ".join(made))
     else:
         report.warnings.append("no provenance (a file of the first nenya?)")
     if found.nonfinite:
-        report.warnings.append(f"{found.nonfinite} rows are not finite: their cutouts had NaN")
+        report.warnings.append(f"{counted(found.nonfinite, 'row is', 'rows are')} not finite, of cutouts with NaN")
     report.warnings += found.problems
     with open_hdf5(path, links="any" if allow_external else "folder") as file:
         for name, count in found.rows.items():

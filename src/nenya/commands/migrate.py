@@ -22,7 +22,7 @@ from nenya.commands.report import FileReport
 from nenya.data.hdf5_links import damage_named, one_line
 from nenya.data.hdf5_open import list_datasets, open_hdf5
 from nenya.defs import DT_INTERVALS
-from nenya.errors import CheckpointError, InputFileError, NenyaError, OptionError, OutputError
+from nenya.errors import CheckpointError, InputFileError, NenyaError, NoOptionsError, OptionError, OutputError
 from nenya.io import TABLE_SUFFIXES, Params, read_table, write_table
 from nenya.latents.files import Latents
 from nenya.latents.projector_file import FORMAT
@@ -32,7 +32,7 @@ from nenya.options.flat import FLAT
 from nenya.options.old_keys import IGNORED, OLDER, WARM_UP, recorded
 from nenya.storage.disk import atomic_path
 from nenya.storage.paths import HDF5_SUFFIXES, is_latents_name, key_of, local_path
-from nenya.storage.texts import say
+from nenya.storage.texts import counted, say
 from nenya.tables.key_columns import COLUMNS, Keys, read_keys
 from nenya.tables.quantities import dt_name
 
@@ -108,7 +108,7 @@ def run(options: MigrateOptions) -> int:
     ]
     words = ("work as they are", "work in part", "to convert", "cannot be used", "of other kinds")
     parts = ", ".join(f"{count} {what}" for count, what in zip(counts, words, strict=True))
-    say(f"{len(found)} files: {parts}")
+    say(f"{counted(len(found), 'file')}: {parts}")
     if out is not None:
         try:
             _write_report(found, out)
@@ -235,6 +235,8 @@ def _options(path: Path, out: Path) -> Finding:
     """Recognise an option file by its keys; other JSON files belong to other programs."""
     try:
         values = read_json(path)
+    except NoOptionsError:
+        return Finding("", OTHER, "JSON, but not an option file")
     except OptionError as error:
         if path.stat().st_size:
             return Finding("", CANNOT, str(error).removeprefix(f"{path}: "))
@@ -259,7 +261,7 @@ def _checkpoint(path: Path, out: Path) -> Finding:
         from nenya.models.checkpoint import load_checkpoint
 
         found = load_checkpoint(path)  # raises again for damaged or hostile files
-        epoch = "" if found.epoch is None else f", of epoch {found.epoch}"
+        epoch = "" if found.epoch is None else f" (epoch {found.epoch})"
         raise InputFileError(
             f"its {len(found.options)} options and {len(found.state_dict)} tensors{epoch} were read without executing "
             f"anything, but {str(error).removeprefix(f'{path}: ')}; only part of a network: get the complete file"

@@ -6,6 +6,7 @@ from nenya.options.commands import PrepareOptions
 from nenya.options.extras import need
 from nenya.prepare.job import prepare
 from nenya.prepare.recipes import recipe_lines
+from nenya.storage.texts import counted
 
 log = logging.getLogger(__name__)
 
@@ -49,11 +50,12 @@ def run(options: PrepareOptions) -> int:
     if len(found.rows) == 1 and found.made and options.at is None:
         (name,) = found.rows
         log.warning(
-            "all cutouts are in '%s', as granules are divided as a whole, too few here for valid_fraction=%g: give "
-            "more granules to data=; or divide them by place, nenya split %s by=place out=split.parquet, and give "
-            "rows=split.parquet to nenya train; or train without a validation: nenya train %s",
+            "all cutouts are in '%s': a granule is never divided into training and validation, and there are too few "
+            "granules for valid_fraction=%g. This only concerns training: give more granules; or divide the cutouts "
+            "by place (nenya split %s by=place out=split.parquet) and train with rows=split.parquet; or train without "
+            "a validation (nenya train %s)",
             name, options.valid_fraction, found.table, found.images,
         )  # fmt: skip
     if found.failed:
-        log.error("skipped %d granule(s); clobber=true tries them again", len(found.failed))
+        log.error("skipped %s; clobber=true tries again", counted(len(found.failed), "granule"))
     return 1 if found.failed else 0

@@ -81,8 +81,8 @@ def run(options: SplitOptions) -> int:
     with together():
         write_table(row_list(table, split, cosines.lengths(rows_beside(source, keys))), out)
         _write_summary(summary, options, near, split, found)
-    counts = {word: int((split == number).sum()) for number, word in WORDS.items()}
-    say(f"by {options.by}: " + ", ".join(f"{count} {word}" for word, count in counts.items()))
+    counts = [f"{int((split == number).sum())} {words}" for number, words in {**WORDS, NONE: "left out"}.items()]
+    say(f"by {options.by}: {', '.join(counts)}")
     for name, values in found.items():
         say(f"{name}: {_sentence(values, near)}")
     log.info("%s\n%s\nnext: nenya train data=CUTOUTS rows=%s", out, summary, out)

@@ -9,7 +9,7 @@ from nenya.archive.lease import Lease
 from nenya.errors import InputFileError, OptionError
 from nenya.options.commands import StatusOptions
 from nenya.storage.lock import holder_of
-from nenya.storage.texts import Lines, say
+from nenya.storage.texts import Lines, counted, say
 
 _NOT_MADE_BY = ("date", "checkpoint_source", "checkpoint_revision", "checkpoint_hub")
 
@@ -121,14 +121,15 @@ def _say(status: Status) -> None:
         rows = ", ".join(f"{partition} {count:,}" for partition, count in version.rows.items())
         model = version.model
         say(f"{status.place}, version {name}")
-        say(f"  complete    {version.files} files, {rows or 'no'} cutouts, {version.bytes / 1e6:.1f} MB")
+        files = counted(version.files, "cutout file")
+        say(f"  complete    {files}, {rows or 'no'} cutouts, {version.bytes / 1e6:.1f} MB")
         if version.dates:
             say(f"  dates       {version.dates[0]} to {version.dates[1]}")
         if version.left_out:
-            say(f"  left out    {version.left_out} cutouts with missing pixels have no latent")
+            say(f"  left out    without a latent: {counted(version.left_out, 'cutout')} with missing pixels")
         if version.empty:
-            say(f"  empty       {version.empty} granules without a cutout")
-        say(f"  index       {version.indexed} rows, {version.searched_by}")
+            say(f"  empty       {counted(version.empty, 'granule')} without a cutout")
+        say(f"  index       {counted(version.indexed, 'row')}, {version.searched_by}")
         weights = model["weights_sha256"][:16]
         say(f"  model       {model['name']}: {model['ssl_model']}, {model['feat_dim']} dimensions, weights {weights}")
         if named := version.made.get("checkpoint_source"):
@@ -144,7 +145,7 @@ def _say(status: Status) -> None:
         say(f"UNNAMED       {file}: in no version; nenya update of its cutouts adds it again")
     for name, count in status.unfinished.items():
         rest = "in work" if status.holder else "unfinished; run the same nenya update again to complete them"
-        say(f"version {name}: {count} files {rest}")
+        say(f"version {name}: {counted(count, 'cutout file')} {rest}")
     if status.holder:
         say(f"being updated by {status.holder}")
     say("complete" if status.good else "incomplete or damaged")

@@ -21,7 +21,7 @@ from nenya.storage.disk import sha256_file, temporary_folder
 from nenya.storage.names import parse_json
 from nenya.storage.paths import find_latents, find_sources, is_s3, scratch_folder
 from nenya.storage.s3.service import store
-from nenya.storage.texts import say
+from nenya.storage.texts import counted, say
 from nenya.tables.names import cutout_names, cutouts_of
 
 _BLOCK = 65536  # rows read at once
@@ -164,7 +164,8 @@ def verify_file(path: Path, *, provenance: bool = True, allow_external: bool = F
             ]
             if said and sum(said.values()) != report.nonfinite:
                 report.problems.append(
-                    f"{report.nonfinite} rows are not finite, expected {sum(said.values())} as when it was written"
+                    f"{counted(report.nonfinite, 'row is', 'rows are')} not finite, expected "
+                    f"{sum(said.values())} as when it was written"
                 )
     except (InputFileError, OSError, KeyError, ValueError) as error:
         report.problems.append(f"cannot be read ({error})")
@@ -211,8 +212,9 @@ def _verify_partition(report: Report, name: str, dataset: Any, unit_norm: bool) 
         report.nonfinite += int((~finite).sum())
         wrong += _count_wrong(block[finite], unit_norm)
     if wrong:
-        wanted = "unit vectors" if unit_norm else "nonzero"
-        report.problems.append(f"{wrong} rows of '{name}' are not {wanted}")
+        wanted = "of length 1" if unit_norm else "nonzero"
+        rows_are = counted(wrong, f"row of '{name}' is", f"rows of '{name}' are")
+        report.problems.append(f"{rows_are} not {wanted}")
 
 
 def _count_wrong(rows: NDArray[np.float64], unit_norm: bool) -> int:
@@ -235,7 +237,9 @@ def _compare_with_source(report: Report, path: Path, place: str) -> None:
         if name not in found:
             report.problems.append(f"'{name}' is not in {place}")
         elif found[name].rows != rows:
-            report.problems.append(f"'{name}' has {rows} rows, {place} has {found[name].rows} cutouts")
+            report.problems.append(
+                f"'{name}' has {counted(rows, 'row')}, {place} has {counted(found[name].rows, 'cutout')}"
+            )
     size = report.provenance.get("source_size")
     if size is not None and path.stat().st_size != size:
         report.problems.append(f"expected a source of {size} bytes, got {path.stat().st_size} in {place}")

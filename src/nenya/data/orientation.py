@@ -52,7 +52,7 @@ def picture_text(orders: Iterable[str]) -> str:
         orders: row orders of the files.
     """
     others = sorted(set(orders) - {SOUTH_TO_NORTH})
-    return "; ".join(f"{order_text(order)}: the first is at the bottom" for order in others)
+    return "; ".join(f"{order_text(order)}: the first row of pixels is at the bottom" for order in others)
 
 
 class MixedOrders(InputFileError):

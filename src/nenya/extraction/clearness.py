@@ -110,13 +110,13 @@ def clearness_of(options: Options, checkpoint: Checkpoint) -> Clearness | None:
     beside = default_place(options, _weights(options))
     if beside is None or not beside.is_file():
         _say_once(
-            "no calibration of these weights: latents of masked cutouts are written without their cosine "
-            "(nenya calibrate makes one)"
+            "no calibration of these weights: latents of masked cutouts, if any, have no estimate of their error "
+            "(nenya calibrate makes a calibration)"
         )
         return Clearness()
     made = _read(beside, _stamp(beside))
     if why := differs(made.calibration, options, checkpoint):
-        _say_once(f"{beside} is of {why}: latents of masked cutouts are written without their cosine")
+        _say_once(f"{beside} is of {why}: latents of masked cutouts, if any, have no estimate of their error")
         return Clearness()
     return made
 

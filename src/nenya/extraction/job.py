@@ -41,6 +41,7 @@ from nenya.runtime.trainer import ledger_of, make_trainer
 from nenya.storage.disk import check_room, folder_bytes, sha256_file, sweep
 from nenya.storage.lock import OutputLock
 from nenya.storage.small_files import refuse_links
+from nenya.storage.texts import counted
 
 if TYPE_CHECKING:
     from lightning.pytorch.loggers import WandbLogger
@@ -368,7 +369,7 @@ def _summary(job: Job, writer: LatentsWriter, work: Work, seconds: float, why: s
     return (
         f"{rows} rows of {writer.store.dim} dimensions in {seconds:.1f} s ({(total - before) / seconds:.1f} rows/s)"
         + (f", {before} of them from an earlier run" if before else "")
-        + (f"; {bad} rows are NaN because {why}" if bad else "")
+        + (f"; {counted(bad, 'row is', 'rows are')} NaN because {why}" if bad else "")
     )
 
 

@@ -30,6 +30,7 @@ from nenya.models.inference import backend_of, choose_backend
 from nenya.options.commands import ExtractOptions
 from nenya.runtime.lightning import pl
 from nenya.runtime.trainer import make_trainer
+from nenya.storage.texts import counted
 
 log = logging.getLogger(__name__)
 
@@ -114,7 +115,8 @@ def latents_of_file(
         bad = int(np.isnan(found[name]).any(axis=1).sum())
         if bad:
             why = why_no_latent(options.preprocess.masked)
-            log.warning("%s: %d rows of '%s' are NaN because %s", path, bad, name, why)
+            words = counted(bad, f"row of '{name}' is", f"rows of '{name}' are")
+            log.warning("%s: %s NaN because %s", path, words, why)
     return found
 
 

@@ -162,7 +162,8 @@ def two_sets(
         if (values := quantity(kept, name)) is not None:
             found.quantities[name] = values
         else:
-            log.warning("%s is not compared alone: no column of it is in both tables", name)
+            columns = " or ".join(QUANTITIES[name])
+            log.warning("%s is not compared: expected a column %s in both tables", name, columns)
     return found
 
 

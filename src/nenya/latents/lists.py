@@ -18,6 +18,7 @@ import numpy as np
 
 from nenya.latents.lists_kernel import STRIDE, empty_keys, group, keep_best, numbers_of, rank, to_integers
 from nenya.latents.neighbours import Float64Array, FloatArray, IntArray, Neighbours
+from nenya.storage.texts import counted
 
 log = logging.getLogger(__name__)
 
@@ -186,8 +187,9 @@ def fit_lists(neighbours: Neighbours, k: int, seed: int) -> tuple[Lists, float]:
         if recall >= RECALL:
             break
     log.info(
-        "approximate search: %d of %d lists, %s components: recall %.4f of a sample",
-        lists.probes, count, width or rows.shape[1], recall,
+        "neighbours of new rows: searched in %d of %s with %s components; %.2f %% of the nearest "
+        "rows of a sample found",
+        lists.probes, counted(count, "list"), width or rows.shape[1], 100 * recall,
     )  # fmt: skip
     return lists, recall
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import nenya
-from nenya.errors import MissingOptionFileError, NenyaError, OptionError, OptionFileError
+from nenya.errors import MissingOptionFileError, NenyaError, NoOptionsError, OptionError, OptionFileError
 from nenya.options.commands import PrepareOptions
 from nenya.options.declare import suggest
 from nenya.options.sections import Options
@@ -73,7 +73,8 @@ def read_json(path: str | Path) -> dict[str, Any]:
     """Read a JSON option file, from a local path or an s3:// address.
 
     Raises:
-        OptionError: The file does not exist, or is not a JSON object.
+        OptionError: The file does not exist, or is not JSON.
+        NoOptionsError: It is JSON, but not an object.
         StorageError: The service does not return it.
     """
     try:
@@ -88,7 +89,9 @@ def read_json(path: str | Path) -> dict[str, Any]:
     except ValueError as error:
         raise OptionError(f"{path}: not a JSON option file ({unfit(error)}); correct the file there") from error
     if not isinstance(values, dict):
-        raise OptionError(f"{path}: expected a JSON object of option names and values, got a {type(values).__name__}")
+        raise NoOptionsError(
+            f"{path}: expected a JSON object of option names and values, got a {type(values).__name__}"
+        )
     return values
 
 

@@ -47,6 +47,18 @@ def shown(text: object, most: int = 120) -> str:
     return said if len(said) <= most else f"{said[:most]}..."
 
 
+def counted(number: float, one: str, many: str = "", form: str = "") -> str:
+    """Return a number and its noun: `1 row`, `2 rows`; with `many`, other plurals and verbs: `1 row is`, `2 rows are`.
+
+    Args:
+        number: of things.
+        one: the words for a single one.
+        many: the words for several, by default `one` and an s.
+        form: how the number is formatted.
+    """
+    return f"{number:{form}} {one if number == 1 else many or f'{one}s'}"
+
+
 def cut(line: str) -> str:
     """Return a line, or the first `LONGEST` characters of it."""
     return line if len(line) <= LONGEST else f"{line[:LONGEST]} ..."

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from nenya.errors import InputFileError
 from nenya.storage.paths import base_name, key_of, split_name
+from nenya.storage.texts import counted
 from nenya.tables.key_columns import NO_ROW, TYPES, BoolArray, IntArray, Keys
 from nenya.tables.names import NamedFile, folder_of, match_names, one_folder
 
@@ -62,7 +63,8 @@ class Joined:
             return ""
         why = ", ".join(f"{count} {reason}" for reason, count in self.lost.items() if count)
         lost = f" ({missing} without a {self.what}: {why})" if missing else ""
-        again = f"; {self.repeated} rows repeat the {self.what} of an earlier row" if self.repeated else ""
+        repeated = counted(self.repeated, "row repeats", "rows repeat")
+        again = f"; {repeated} the {self.what} of an earlier row" if self.repeated else ""
         return f"placed {total - missing} of {total} rows{lost}{again}"
 
     def first_rows(self, total: int) -> IntArray:
@@ -170,7 +172,7 @@ def _nothing(keys: Keys, files: Sequence[NamedFile], joined: Joined) -> str:
         if keys.names is not None
         else ""
     )
-    why = "; ".join(f"{count} rows {reason}" for reason, count in joined.lost.items() if count)
+    why = "; ".join(f"{counted(count, 'row')} {reason}" for reason, count in joined.lost.items() if count)
     return f"no row of the table has a {what}: {own}the {what}s are from {theirs} ({why}): give the files of the table"
 
 

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from nenya.defs import EARTH_KM
 from nenya.errors import InputFileError
+from nenya.storage.texts import counted
 from nenya.tables.place_and_time import dates_of, usual_names
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ class Distance:
     def __str__(self) -> str:
         """Return the words for it: 50 km and 2 days."""
         words = [f"{self.km:g} km"] if self.km is not None else []
-        words += [f"{self.days:g} days"] if self.days is not None else []
+        words += [counted(self.days, "day", form="g")] if self.days is not None else []
         return " and ".join(words)
 
 
