@@ -100,9 +100,13 @@ def _sample(latents: Any, count: int, rng: np.random.Generator) -> Float32Array:
     """Return about `count` rows at unit length, in runs of consecutive ones; all, if there are not more."""
     firsts = np.arange(0, len(latents), _RUN_ROWS)
     chosen = np.sort(rng.permutation(len(firsts))[: -(-count // _RUN_ROWS)])
-    found = [as_unit(np.asarray(latents[int(first) : int(first) + _RUN_ROWS])) for first in firsts[chosen]]
-    rows = np.concatenate(found)
-    return np.asarray(rows[np.isfinite(rows[:, 0])], np.float32)
+    found, filled = np.empty((_RUN_ROWS * len(chosen), latents.shape[1]), np.float32), 0
+    for first in firsts[chosen]:
+        rows = as_unit(np.asarray(latents[int(first) : int(first) + _RUN_ROWS]))
+        known = np.isfinite(rows[:, 0])
+        found[filled : filled + known.sum()] = rows[known]
+        filled += int(known.sum())
+    return found[:filled]
 
 
 def _shares(sizes: IntArray, count: int) -> IntArray:
