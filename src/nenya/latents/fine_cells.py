@@ -86,11 +86,15 @@ def fit_fine_cells(latents: Any, count: int, seed: int) -> FineCells:
     shares = _shares(sizes, count)
     centres = np.empty((count, rows.shape[1]), np.float32)
     starts = np.concatenate([[0], np.cumsum(shares)])
-    with threadpool_limits(1):
-        for cell in np.flatnonzero(shares):
-            fitted = KMeans(int(shares[cell]), n_init=1, max_iter=_ROUNDS, random_state=state)
-            centres[starts[cell] : starts[cell + 1]] = fitted.fit(rows[coarse.labels_ == cell]).cluster_centers_
     used = np.flatnonzero(shares)
+
+    def fit(cell: int) -> Float32Array:
+        with threadpool_limits(1):  # a limit of OpenMP holds for one thread
+            found = KMeans(int(shares[cell]), n_init=1, max_iter=_ROUNDS, random_state=state)
+            return np.asarray(found.fit(rows[coarse.labels_ == cell]).cluster_centers_, np.float32)
+
+    for cell, found in zip(used, in_order(fit, used.tolist(), min(cores(), _MOST_THREADS)), strict=True):
+        centres[starts[cell] : starts[cell + 1]] = found
     coarse_centres = coarse.cluster_centers_[used].astype(np.float32)
     turn = np.linalg.eigh((rows.T @ rows).astype(np.float64))[1][:, ::-1].astype(np.float32)
     return FineCells(coarse_centres, centres, np.concatenate([[0], np.cumsum(shares[used])]), turn)
