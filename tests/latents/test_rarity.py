@@ -185,6 +185,24 @@ def test_the_command(archive, nenya_cli, tmp_path):
         np.testing.assert_allclose(again[name], made[name].to_numpy()[shuffled.index], rtol=1e-9)
 
 
+def test_a_large_table_is_copied_in_parts_with_the_same_answer(archive, nenya_cli, tmp_path, monkeypatch):
+    table, vectors, _ = archive
+    frame = read_table(table).rename(columns={"lat": "Latitude"})
+    frame["LL"], frame["note"] = -np.arange(len(frame), dtype=np.float64), "of the user"
+    write_table(frame, tmp_path / "t.parquet")
+    answers = []
+    for name, most in (("whole", 10**6), ("parts", 100)):
+        monkeypatch.setattr("nenya.commands.outliers.EXACT_ROWS", most)
+        asked = [vectors, "table=t.parquet", "images=none", "exact=true", f"out={name}.parquet", "rarest=20"]
+        code, said = nenya_cli("outliers", asked)
+        assert code == 0, said
+        answers.append([read_table(tmp_path / f"{name}{end}") for end in (".parquet", "_rarest.csv")])
+        answers[-1].append(json.loads((tmp_path / f"{name}.json").read_text()))
+    for one, other in zip(answers[0][:2], answers[1][:2], strict=True):
+        pd.testing.assert_frame_equal(one, other)
+    assert answers[0][2] == answers[1][2] and {"note", "Latitude", "LL"} <= set(answers[1][1])
+
+
 @pytest.mark.parametrize(
     ("args", "words"),
     [

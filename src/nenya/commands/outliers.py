@@ -39,8 +39,10 @@ from nenya.runtime.shards import MERGE, Share, over_dask, parse_share
 from nenya.storage.disk import atomic_path, check_output, together
 from nenya.storage.paths import local_path
 from nenya.storage.texts import say
-from nenya.tables.granules import granules
-from nenya.tables.place_and_time import usual_names
+from nenya.tables.granules import GRANULE, SOURCES, granules
+from nenya.tables.key_columns import COLUMNS as KEY_COLUMNS
+from nenya.tables.place_and_time import OTHER_NAMES, other_names, usual_names
+from nenya.tables.streamed import names_in_parts, read_rows, read_some, write_with
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -64,6 +66,7 @@ _FOLDER = "outputs/outliers"
 _APART_KM, _APART_DAYS = 100.0, 3.0
 _TEXTURE_SHARE = 0.75  # of the list of the rarest
 _SHOWN = 32  # cutouts of a group in its figure
+_FIRST_LL = "LL"  # the log-likelihood of the first nenya's tables
 
 
 @dataclass
@@ -127,12 +130,16 @@ def run(options: OutliersOptions) -> int:
     summary, list_of_rarest = out.with_name(f"{out.stem}.json"), out.with_name(f"{out.stem}_rarest.csv")
     for path in (out, summary, list_of_rarest):
         check_output(path, options.clobber)
-    table = read_table(local_path(options.table)) if options.table else latents.keys()
+    source = local_path(options.table) if options.table else None
+    few = columns_needed(source, out, latents, options)
+    table = table_of(source, few, latents)
     rows = latents.positions(table) if options.table else np.arange(len(latents))
     identity = identity_for(table, options)
     first, place = joined_rows(rows)
     whole = RowsOf(latents, rows[first])
     identity = replace(identity.take(first), number=np.arange(len(first)))
+    if few:
+        table = table[[name for name in table if name == _FIRST_LL]]
     kept = kept_answers(latents, rows[first], identity, options, out, share)
     how = Search(options.k, options.exact, options.probes, options.seed, options.loader.cache_dir)
     if share is not None and not share.merges:
@@ -160,10 +167,10 @@ def run(options: OutliersOptions) -> int:
     made = with_columns(table, found, density.log_likelihood(whole), place)
     if images is not None:
         made = with_textures(made, images)
-    rarest = rarest_of(made, whole, place, options)
+    rarest = rarest_of(made, whole, place, options, source if few else None)
     results = results_of(made, found, density, options)
     with together():
-        write_table(made, out)
+        write_made(made, out, source if few else None)
         write_table(rarest, list_of_rarest)
         with atomic_path(summary) as temporary:
             temporary.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
@@ -177,6 +184,37 @@ def run(options: OutliersOptions) -> int:
         _draw(rarest, images, out.with_name(f"{out.stem}_groups"))
     log.info("%s\n%s\n%s", out, summary, list_of_rarest)
     return 0
+
+
+def columns_needed(source: Path | None, out: Path, latents: Latents, options: OutliersOptions) -> list[str]:
+    """Return the columns of a large table that are read into memory; the others are only copied from file to file.
+
+    Returns:
+        Empty if the whole table is read: it is small or no .parquet file, it names cutouts, or it has columns that an
+        exact answer removes.
+    """
+    names = names_in_parts(source) if source and out.suffix == ".parquet" else []
+    if len(latents) <= EXACT_ROWS or not (options.images is None or _declined(options.images)):
+        return []
+    if {*ERROR_COLUMNS, *TEXTURE_COLUMNS} & set(names):
+        return []
+    wanted = {*KEY_COLUMNS, GRANULE, *SOURCES, *OTHER_NAMES, *other_names(names).values(), _FIRST_LL}
+    return [name for name in names if name in wanted]
+
+
+def table_of(source: Path | None, few: list[str], latents: Latents) -> "pd.DataFrame":
+    """Return a table, or `few` of its columns; without one, the keys of the latents."""
+    if source is None:
+        return latents.keys()
+    return read_some(source, few) if few else read_table(source)
+
+
+def write_made(made: "pd.DataFrame", out: Path, source: Path | None) -> None:
+    """Write the table with its rarity; with a source, its columns are copied and those of `made` added."""
+    if source is None:
+        write_table(made, out)
+    else:
+        write_with(source, out, {str(name): made[name].to_numpy() for name in made if name != _FIRST_LL})
 
 
 def kept_answers(
@@ -195,8 +233,7 @@ def images_for(latents: Latents, table: "pd.DataFrame", options: OutliersOptions
     from nenya.data.table_images import TableImages
 
     if options.images is not None:
-        without = options.images is False or str(options.images).lower() in ("none", "false")
-        return None if without else TableImages(options.images, table, options.loader)
+        return None if _declined(options.images) else TableImages(options.images, table, options.loader)
     if len(latents) > EXACT_ROWS:
         return None
     found = cutouts_beside(latents, [local_path(options.table).parent] if options.table else [])
@@ -209,6 +246,10 @@ def images_for(latents: Latents, table: "pd.DataFrame", options: OutliersOptions
     more = f" and {len(found) - 1} more" if len(found) > 1 else ""
     log.info("textures of the cutouts in %s%s, which the latents were made of (images=none: without)", found[0], more)
     return images
+
+
+def _declined(images: Any) -> bool:
+    return images is False or str(images).lower() in ("none", "false")
 
 
 def identity_for(table: "pd.DataFrame", options: OutliersOptions) -> Identity:
@@ -278,7 +319,9 @@ def with_textures(made: "pd.DataFrame", images: "TableImages") -> "pd.DataFrame"
     return made.assign(**dict(zip(TEXTURE_COLUMNS, (likelihood, percentiles(-likelihood)), strict=True)))
 
 
-def rarest_of(made: "pd.DataFrame", latents: RowsOf, place: IntArray, options: OutliersOptions) -> "pd.DataFrame":
+def rarest_of(
+    made: "pd.DataFrame", latents: RowsOf, place: IntArray, options: OutliersOptions, source: Path | None = None
+) -> "pd.DataFrame":
     """Return the rarest rows of a table, rarest first: rank, rare_group, rare_by, table_row, and the table's columns.
 
     With textures, three in four are of the rarest textures and one in four of the rarest latents: `rare_by` says which.
@@ -288,6 +331,7 @@ def rarest_of(made: "pd.DataFrame", latents: RowsOf, place: IntArray, options: O
         latents: of the N latents.
         place: (len(made),) number of the latent of each row, -1 for none.
         options: `rarest`, `groups` and `seed` are used.
+        source: the table, if `made` lacks most of its columns.
     """
     rarity = made["rarity"].to_numpy()
     latent, texture = tails_of(made)
@@ -301,7 +345,10 @@ def rarest_of(made: "pd.DataFrame", latents: RowsOf, place: IntArray, options: O
         "rare_by": np.where(texture[rows] < latent[rows], "texture", "latent"),
         "table_row": rows,
     }
-    found: pd.DataFrame = made.iloc[rows].reset_index(drop=True).assign(**first)
+    found: pd.DataFrame = made.iloc[rows].reset_index(drop=True)
+    if source:
+        found = read_rows(source, rows).assign(**{str(name): found[name] for name in found})
+    found = found.assign(**first)
     return found[[*first, *(name for name in found if name not in first)]]
 
 
@@ -339,8 +386,8 @@ def results_of(made: "pd.DataFrame", found: Rarity, density: Density, options: O
     if "texture_LL" in made:
         pair = _correlation(made["rarity"], made["texture_LL"])
         results["rank_correlation"]["rarity and texture_LL"] = pair
-    if "LL" in made:
-        old = _numbers(made["LL"])
+    if _FIRST_LL in made:
+        old = _numbers(made[_FIRST_LL])
         for name in (name for name in ("rarity", "latent_LL", "texture_LL") if name in made):
             results["rank_correlation"][f"LL and {name}"] = _correlation(old, made[name])
     return results

@@ -46,6 +46,35 @@ def read_some(path: Path, names: Collection[str]) -> "pd.DataFrame":
     return check_numbers(pd.DataFrame(columns, index=pd.RangeIndex(rows)), path)
 
 
+def names_in_parts(path: Path) -> list[str]:
+    """Return the columns of a table that can be read in parts, a .parquet file without an index; none of others."""
+    import pyarrow.parquet as pq
+
+    if path.suffix != ".parquet" or not path.is_file() or _has_index(path):
+        return []
+    return [str(name) for name in pq.read_schema(path).names]
+
+
+def read_rows(path: Path, rows: NDArray[np.int64]) -> "pd.DataFrame":
+    """Read some rows, (n,), of a .parquet file, in their order, with all columns.
+
+    Raises:
+        InputFileError: It cannot be read.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    order, found, start = np.sort(rows), [], 0
+    with pq.ParquetFile(path) as file:
+        for batch in _batches(file, path):
+            own = order[slice(*np.searchsorted(order, [start, start + batch.num_rows]))]
+            found.append(batch.take(pa.array(own - start)))
+            start += batch.num_rows
+        table = pa.Table.from_batches(found, file.schema_arrow)
+    found_rows: pd.DataFrame = table.to_pandas().iloc[np.searchsorted(order, rows)]
+    return found_rows.reset_index(drop=True)
+
+
 def write_with(source: Path, out: Path, columns: Mapping[str, NDArray[Any]]) -> None:
     """Write a copy of a table with more columns; of .parquet files block by block. It is either complete or absent.
 
