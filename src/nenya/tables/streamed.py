@@ -30,6 +30,7 @@ def read_some(path: Path, names: Collection[str]) -> "pd.DataFrame":
         found = read_table(path)
         return found[[name for name in found if name in names]]
     import pandas as pd
+    import pyarrow as pa
     import pyarrow.parquet as pq
 
     check_table(path)
@@ -37,13 +38,17 @@ def read_some(path: Path, names: Collection[str]) -> "pd.DataFrame":
         schema = pq.read_schema(path)
         columns = {}
         for name in [name for name in schema.names if name in names]:
-            one = pd.read_parquet(path, columns=[name])
-            whole = restore_integers(one, lambda some: pq.read_table(path, columns=some), schema)[name]
-            columns[name] = whole.reset_index(drop=True)
+            one = pd.read_parquet(path, columns=[name], pre_buffer=False)  # whose bytes would not be freed
+            whole = restore_integers(one, lambda some: pq.read_table(path, columns=some, pre_buffer=False), schema)[
+                name
+            ]
+            columns[name] = whole.reset_index(drop=True).copy()  # of its own, not a view of what pyarrow has read
+            del one, whole
+            pa.default_memory_pool().release_unused()  # pyarrow holds what it has freed
         rows = pq.read_metadata(path).num_rows
     except Exception as error:  # pyarrow and pandas raise anything for a damaged file
         raise _damaged(path, error) from error
-    return check_numbers(pd.DataFrame(columns, index=pd.RangeIndex(rows)), path)
+    return check_numbers(pd.DataFrame(columns, index=pd.RangeIndex(rows), copy=False), path)
 
 
 def names_in_parts(path: Path) -> list[str]:
