@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 from nenya.errors import InputFileError, OptionError
 from nenya.latents.components import PCA, fit_pca
 from nenya.runtime.blas import in_order
-from nenya.runtime.process import cores
 
 log = logging.getLogger(__name__)
 
@@ -29,7 +28,6 @@ BoolArray = NDArray[np.bool_]
 NOISE = -1
 BLOCK_ROWS = 16384
 _UNIT_ROWS = 512  # rows scaled at once, that their float64 values stay in the cache
-_MOST_THREADS = 8
 _TILE = 1024  # rows whose distances to a sample are held at once
 _NEIGHBOURS = 5  # neighbours by which HDBSCAN estimates the density
 _STARTS = 5  # runs of k-means on the sample; the best one starts the passes
@@ -149,7 +147,7 @@ def _assign(latents: Any, centres: Float64Array, block_rows: int) -> tuple[IntAr
         labels[start + known] = own
         return _cluster_sums(own, rows, len(centres)), len(values) - len(known)
 
-    for found, missing in in_order(work, _raw(latents, block_rows), _threads()):
+    for found, missing in in_order(work, _raw(latents, block_rows)):
         sums += found
         left_out += missing
     return labels, sums, left_out
@@ -269,10 +267,6 @@ def unit_rows(latents: FloatArray) -> Float64Array:
     return scaled
 
 
-def _threads() -> int:
-    return min(_MOST_THREADS, cores())
-
-
 def _raw(latents: Any, block_rows: int, firsts: IntArray | None = None) -> Iterator[tuple[int, FloatArray]]:
     """Yield the first row number and the rows, (n, D), block by block, from row 0 or from those given."""
     for first in range(0, len(latents), block_rows) if firsts is None else firsts:
@@ -281,7 +275,7 @@ def _raw(latents: Any, block_rows: int, firsts: IntArray | None = None) -> Itera
 
 def _blocks(latents: Any, block_rows: int, firsts: IntArray | None = None) -> Iterator[tuple[int, Float64Array]]:
     """Yield what `_raw` does, at unit length; threads scale the next blocks in the meantime."""
-    return in_order(lambda block: (block[0], unit_rows(block[1])), _raw(latents, block_rows, firsts), _threads())
+    return in_order(lambda block: (block[0], unit_rows(block[1])), _raw(latents, block_rows, firsts))
 
 
 def _sampled(latents: Any, count: int, rng: np.random.Generator) -> FloatArray:
@@ -352,7 +346,7 @@ def _closest(latents: Any, labels: IntArray, directions: Float64Array, members: 
 
     cluster, row, cosine = np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0)
     least = np.full(len(directions), -np.inf)  # cosine that a row must exceed to be kept
-    for found, numbers, near in in_order(work, _raw(latents, BLOCK_ROWS), _threads()):
+    for found, numbers, near in in_order(work, _raw(latents, BLOCK_ROWS)):
         better = near > least[found]
         cluster, row = np.concatenate([cluster, found[better]]), np.concatenate([row, numbers[better]])
         cosine = np.concatenate([cosine, near[better]])

@@ -11,7 +11,6 @@ import numpy.typing as npt
 from nenya.errors import InputFileError, OptionError
 from nenya.latents.metrics import effective_rank
 from nenya.runtime.blas import in_order
-from nenya.runtime.process import cores
 
 log = logging.getLogger(__name__)
 
@@ -20,7 +19,6 @@ Float64Array = npt.NDArray[np.float64]
 
 
 BLOCK_ROWS = 16384
-_MOST_THREADS = 8
 
 
 @dataclass(frozen=True)
@@ -121,7 +119,7 @@ class _Factor:
 
     def add_all(self, blocks: Iterable[npt.NDArray[np.floating]]) -> None:
         """Add blocks of rows (n, D), several at a time on threads of their own; the result is that of one thread."""
-        for stacked in in_order(_factor_of, self._shifted(blocks), min(_MOST_THREADS, cores()), "components"):
+        for stacked in in_order(_factor_of, self._shifted(blocks), name="components"):
             self._waiting.append(stacked)
             # Stacking few rows on a large factor costs as much as stacking many.
             if sum(map(len, self._waiting)) >= 2 * (self.shift.size + 1):

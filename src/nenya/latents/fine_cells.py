@@ -14,14 +14,12 @@ from numpy.typing import NDArray
 from nenya.errors import InputFileError
 from nenya.latents.nearest import as_unit
 from nenya.runtime.blas import in_order
-from nenya.runtime.process import cores
 
 Float32Array = NDArray[np.float32]
 IntArray = NDArray[np.int64]
 
 _BLOCK_ROWS = 16384
 _RUN_ROWS = 32  # consecutive rows of the sample, which are read at once
-_MOST_THREADS = 16
 _COARSE = 4  # nearest coarse cells in whose cells the nearest one is searched
 _ROUNDS = 10  # of k-means in a coarse cell
 _SAMPLES, _MOST_SAMPLES = 30, 1_000_000  # rows of the sample for each centre, and of all
@@ -93,7 +91,7 @@ def fit_fine_cells(latents: Any, count: int, seed: int) -> FineCells:
             found = KMeans(int(shares[cell]), n_init=1, max_iter=_ROUNDS, random_state=state)
             return np.asarray(found.fit(rows[coarse.labels_ == cell]).cluster_centers_, np.float32)
 
-    for cell, found in zip(used, in_order(fit, used.tolist(), min(cores(), _MOST_THREADS)), strict=True):
+    for cell, found in zip(used, in_order(fit, used.tolist()), strict=True):
         centres[starts[cell] : starts[cell + 1]] = found
     coarse_centres = coarse.cluster_centers_[used].astype(np.float32)
     turn = np.linalg.eigh((rows.T @ rows).astype(np.float64))[1][:, ::-1].astype(np.float32)
@@ -141,5 +139,5 @@ def _some_nearest(rows: Float32Array, centres: Float32Array) -> IntArray:
 def assign_all(latents: Any, cells: FineCells) -> IntArray:
     """Return the cell of each of N latents, (N,), -1 for those without a direction."""
     blocks = (np.asarray(latents[start : start + _BLOCK_ROWS]) for start in range(0, len(latents), _BLOCK_ROWS))
-    found = in_order(lambda block: cells.assign(as_unit(block)), blocks, min(cores(), _MOST_THREADS))
+    found = in_order(lambda block: cells.assign(as_unit(block)), blocks)
     return np.concatenate([np.empty(0, np.int64), *found])

@@ -22,7 +22,7 @@ import nenya
 from nenya.errors import InputFileError, NenyaError, OptionError, OutputError
 from nenya.latents.files import Latents
 from nenya.runtime.blas import in_order
-from nenya.runtime.process import RowProgress, cores
+from nenya.runtime.process import RowProgress
 from nenya.runtime.shards import Share, missing_shards
 from nenya.storage.disk import atomic_path
 from nenya.storage.lock import OutputLock, holder_of
@@ -33,7 +33,6 @@ log = logging.getLogger(__name__)
 _CHECK = 4  # bytes of the checksum
 _BEGUN = "shared-among-"  # name of the answer that tells the number of workers
 _MOMENT = 0.2  # seconds between looks for what another worker makes
-_MOST_THREADS = 16
 _FAILURES = 20  # to take a lock that nobody holds
 
 SHARDS = ".shards"
@@ -284,7 +283,7 @@ def in_pieces(
     if left < total and visible:
         log.info("resuming: %s of %d of %d rows is already known", name, total - left, total)
     with RowProgress(name, total, before=total - left, visible=visible) as progress:
-        answers = in_order(work, still, min(cores(), _MOST_THREADS, len(still)), name)
+        answers = in_order(work, still, name=name)
         for number, values in zip(still, answers, strict=True):
             found[pieces[number]] = values
             kept.keep_numbers(answer_of(name, number), values)

@@ -20,7 +20,6 @@ from nenya.latents.fine_cells import assign_all, fit_fine_cells
 from nenya.latents.kept_answers import KeptAnswers, in_pieces
 from nenya.latents.nearest import QUERY_ROWS, Identity, Nearest, as_unit
 from nenya.runtime.blas import in_order
-from nenya.runtime.process import cores
 from nenya.storage.disk import temporary_folder
 from nenya.storage.paths import scratch_folder
 
@@ -42,7 +41,6 @@ _WRITE_BYTES = 2**28  # of rows written at once: the more, the more rows of a ce
 _READ_BYTES = 2**29  # of cells that stay in memory: those near a cell are often near the next one
 _NEAR_ROWS = 256  # cells whose distances are in memory at once
 _LOOKED_AT = 4  # times the probes: nearest cells that are sorted
-_MOST_THREADS = 16
 _LEAST_CHECKED = 20
 _KEPT_ROWS = 20_000  # rows after which the answers are kept
 
@@ -192,7 +190,7 @@ def _nearest_cells(centres: Float64Array, sizes: IntArray, probes: int) -> list[
         squares[np.arange(len(some)), start + np.arange(len(some))] = -np.inf  # its own first
         return [_first_cells(own, sizes, wanted, _LOOKED_AT * probes) for own in squares]
 
-    found = in_order(work, range(0, len(centres), _NEAR_ROWS), min(cores(), _MOST_THREADS))
+    found = in_order(work, range(0, len(centres), _NEAR_ROWS))
     return [near for some in found for near in some]
 
 

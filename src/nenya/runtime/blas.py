@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from nenya.runtime.process import cores
 
 _ONE_AT_A_TIME = threading.Lock()
-_MOST = 64
+_MOST, _MOST_IN_ORDER = 64, 8
 _LEAST_ROWS, _MOST_ROWS = 256, 8192
 
 T = TypeVar("T")
@@ -50,15 +50,18 @@ def parts(count: int, most: int = _MOST_ROWS) -> list[slice]:
     return [slice(start, start + size) for start in range(0, count, size)]
 
 
-def in_order(work: Callable[[T], R], items: Iterable[T], threads: int, name: str = "nenya") -> Iterator[R]:
+def in_order(
+    work: Callable[[T], R], items: Iterable[T], threads: int | None = None, name: str = "nenya"
+) -> Iterator[R]:
     """Yield the results of work on items, in their order, with few in progress at a time.
 
     Args:
         work: computes on a thread of its own; with one thread, on the calling one.
         items: drawn by the calling thread.
-        threads: number of threads.
+        threads: number of threads; default: one per core, at most eight.
         name: of the threads.
     """
+    threads = min(cores(), _MOST_IN_ORDER) if threads is None else threads
     if threads < 2:
         yield from map(work, items)
         return
