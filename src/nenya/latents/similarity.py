@@ -246,7 +246,8 @@ def _blocks(source: Rows, allowed: NDArray[np.bool_] | None, size: int) -> Itera
             numbers = np.arange(low, low + len(block))
             if allowed is not None:
                 keep = allowed[low : low + len(block)]
-                numbers, block = numbers[keep], block[keep]
+                if not keep.all():  # a copy takes as long as the search
+                    numbers, block = numbers[keep], block[keep]
             yield numbers, block
 
 
