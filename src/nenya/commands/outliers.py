@@ -190,8 +190,8 @@ def columns_needed(source: Path | None, out: Path, latents: Latents, options: Ou
     """Return the columns of a large table that are read into memory; the others are only copied from file to file.
 
     Returns:
-        Empty if the whole table is read: it is small or no .parquet file, it names cutouts, or it has columns that an
-        exact answer removes.
+        Empty if all columns are read: the table is small or no .parquet file, cutouts are looked up in it, or it has
+        columns that an exact answer removes.
     """
     names = names_in_parts(source) if source and out.suffix == ".parquet" else []
     if len(latents) <= EXACT_ROWS or not (options.images is None or _declined(options.images)):
