@@ -4,6 +4,8 @@
 #
 #   sbatch --export=ALL,DATA='/archive/PreProc/*.h5',OUT=/archive/latents docs/cluster/slurm_array.sh
 #
+# MODEL=v5,CKPT=/path/last.pth in --export= extracts with a network of your own, trained by model=v5.
+#
 #SBATCH --job-name=nenya
 #SBATCH --array=0-15
 #SBATCH --nodes=1
@@ -18,7 +20,7 @@
 # The shell gets the signal, and hands it on.
 trap 'stopped=1; kill -TERM "$work"; wait "$work"; code=$?' USR1 TERM
 
-srun nenya extract model="${MODEL:-v5}" "data=$DATA" "out=$OUT" loader.cache_dir="${CACHE:-/tmp}" &
+srun nenya extract model="${MODEL:-ocean}" ckpt="${CKPT:-null}" "data=$DATA" "out=$OUT" loader.cache_dir="${CACHE:-/tmp}" &
 work=$!
 wait "$work"
 code=${code:-$?}

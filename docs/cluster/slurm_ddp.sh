@@ -14,7 +14,7 @@
 #SBATCH --signal=USR1@60
 
 # srun's tasks get the signal themselves. Lightning learns from SLURM's variables how the tasks belong together.
-srun --kill-on-bad-exit=1 nenya extract model="${MODEL:-v5}" "data=$DATA" trainer=ddp trainer.num_nodes="$SLURM_NNODES" \
+srun --kill-on-bad-exit=1 nenya extract model="${MODEL:-ocean}" ckpt="${CKPT:-null}" "data=$DATA" trainer=ddp trainer.num_nodes="$SLURM_NNODES" \
     trainer.devices="$SLURM_NTASKS_PER_NODE" loader.cache_dir="${CACHE:-$SLURM_SUBMIT_DIR/outputs/cache}"
 code=$?
 if [ "$code" -eq 75 ] || [ "$code" -ge 128 ]; then # interrupted, or ended by a signal: what is finished is kept
