@@ -41,7 +41,8 @@ napoleon_use_ivar = True  # attributes of dataclasses are described once
 
 html_theme = "furo"
 html_title = f"nenya {release}"
-html_static_path: list[str] = []
+html_static_path = ["_static"]
+html_css_files = ["print.css"]
 html_context = {"versions_page": bool(os.environ.get("NENYA_VERSIONS"))}  # docs/make_site.py
 html_sidebars = {
     "**": [
