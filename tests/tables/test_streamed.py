@@ -2,12 +2,14 @@
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from nenya.errors import InputFileError
 from nenya.io import read_table, write_table
 from nenya.tables import streamed
-from nenya.tables.streamed import read_some, write_with
+from nenya.tables.streamed import read_rows, read_some, write_with
 
 
 @pytest.fixture
@@ -22,6 +24,16 @@ def table():
             "cluster": [9, 9, 9, 9],
         }
     )
+
+
+def test_some_rows_are_those_of_the_complete_table(table, tmp_path, monkeypatch):
+    monkeypatch.setattr(streamed, "_GROUP_ROWS", 3)  # several batches
+    pq.write_table(pa.Table.from_pandas(table).replace_schema_metadata(None), tmp_path / "a.parquet")  # not of pandas
+    rows = np.array([3, 0, 1, 0])
+    expected = read_table(tmp_path / "a.parquet").iloc[rows].reset_index(drop=True)
+    found = read_rows(tmp_path / "a.parquet", rows)
+    pd.testing.assert_frame_equal(found, expected)
+    assert found["UID"][1] == 2**53 + 1, "an integer beside a missing one keeps its last digit"
 
 
 @pytest.mark.parametrize("suffix", [".parquet", ".csv", ".feather"])

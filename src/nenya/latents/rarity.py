@@ -86,9 +86,8 @@ def rarity_of(
 
     Exactly, all latents are compared with all. Otherwise they are divided into cells of about 250 rows by k-means. They
     are compared with those of the nearest cells, as many as hold the rows of `probes` cells of the mean size, so some
-    neighbours are missed. Rarities of some rows are
-    then computed both ways: a line through their logarithms removes the bias, and the scatter about the line is the
-    error.
+    neighbours are missed. Rarities of some rows are then computed both ways: a line through their logarithms removes
+    the bias, and the scatter about the line is the error.
 
     Args:
         latents: (N, D) array, `RowsOf`, or `nenya.latents.files.Latents`.

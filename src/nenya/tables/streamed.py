@@ -1,6 +1,7 @@
 """Tables of many rows: some of their columns, and a copy with more, without holding all of them in memory."""
 
 from collections.abc import Collection, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +12,7 @@ from nenya.errors import InputFileError, NenyaError, OutputError
 from nenya.io import read_table, write_table
 from nenya.storage.disk import atomic_path
 from nenya.storage.table_files import check_numbers, check_table
-from nenya.storage.table_integers import restore_integers
+from nenya.storage.table_integers import from_arrow, restore_integers
 from nenya.storage.texts import first_words
 
 if TYPE_CHECKING:
@@ -35,13 +36,11 @@ def read_some(path: Path, names: Collection[str]) -> "pd.DataFrame":
 
     check_table(path)
     try:
-        schema = pq.read_schema(path)
-        columns = {}
+        schema, columns = pq.read_schema(path), {}
+        read = partial(pq.read_table, path, pre_buffer=False)
         for name in [name for name in schema.names if name in names]:
             one = pd.read_parquet(path, columns=[name], pre_buffer=False)  # whose bytes would not be freed
-            whole = restore_integers(one, lambda some: pq.read_table(path, columns=some, pre_buffer=False), schema)[
-                name
-            ]
+            whole = restore_integers(one, lambda some: read(columns=some), schema)[name]
             columns[name] = whole.reset_index(drop=True).copy()  # of its own, not a view of what pyarrow has read
             del one, whole
             pa.default_memory_pool().release_unused()  # pyarrow holds what it has freed
@@ -76,8 +75,8 @@ def read_rows(path: Path, rows: NDArray[np.int64]) -> "pd.DataFrame":
             found.append(batch.take(pa.array(own - start)))
             start += batch.num_rows
         table = pa.Table.from_batches(found, file.schema_arrow)
-    found_rows: pd.DataFrame = table.to_pandas().iloc[np.searchsorted(order, rows)]
-    return found_rows.reset_index(drop=True)
+    some: pd.DataFrame = from_arrow(table).iloc[np.searchsorted(order, rows)]
+    return some.reset_index(drop=True)
 
 
 def write_with(source: Path, out: Path, columns: Mapping[str, NDArray[Any]]) -> None:
