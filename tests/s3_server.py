@@ -37,7 +37,13 @@ ISOLATION = {
 }
 MOTO = """
 import moto.server
+from moto.s3.models import FakeKey
 from werkzeug import serving
+create = FakeKey.__init__
+def create_with_etag(self, *args, **more):  # moto computes it at the first need, while other threads read the object
+    create(self, *args, **more)
+    self.etag
+FakeKey.__init__ = create_with_etag
 make = serving.make_server
 def say(*args, **more):
     server = make(*args, **more)
