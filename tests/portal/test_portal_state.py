@@ -313,3 +313,10 @@ def test_parts_of_a_table_may_have_more_strings_together_than_each_has_numbers_f
     found = compact(pa.table({"filename": pa.chunked_array(chunks)}))
     assert found.column("filename").to_pylist() == [name for part in parts for name in part]
     assert found.column("filename").num_chunks == 1
+
+
+def test_a_column_of_truth_values_has_their_words_in_the_legend():
+    values = Columns(compact(pa.table({"clear": [True, None, False, True], "count": [1, 0, None, 1]})))
+    assert values.classes("clear").labels == ("False", "True")
+    assert values.classes("clear").codes.tolist() == [1, -1, 0, 1]
+    assert values.classes("count").labels == ("0", "1")

@@ -268,11 +268,16 @@ class Columns:
         kind = self.table.schema.field(name).type
         return bool(kinds.is_floating(kind) or kinds.is_integer(kind) or kinds.is_boolean(kind))
 
+    def _is_boolean(self, name: str) -> bool:
+        import pyarrow.types as kinds
+
+        return name in self.names and bool(kinds.is_boolean(self.table.schema.field(name).type))
+
     def _raw(self, name: str) -> NDArray[Any]:
         import pyarrow as pa
 
         column = self.table.column(name)
-        if pa.types.is_boolean(column.type):
+        if self._is_boolean(name):
             column = column.cast(pa.uint8())
         return np.asarray(column.to_numpy())
 
@@ -326,6 +331,8 @@ class Columns:
             found = None
             if name in self and self.is_number(name):
                 found = classes_of_numbers(name, self.values(name))
+                if found is not None and self._is_boolean(name):
+                    found = replace(found, truth=True)
             elif name in self.names and self.is_text(name) and hasattr(self.table.column(name).chunk(0), "dictionary"):
                 codes, texts = self.coded(name)
                 found = classes_of_texts(name, codes, texts.to_pylist())

@@ -31,15 +31,19 @@ class Classes:
         name: of the column.
         values: its K distinct values, in order: integers or strings.
         codes: (N,) int16, the number of each row's value among them; -1 for a missing one.
+        truth: whether the values 0 and 1 are truth values.
     """
 
     name: str
     values: tuple[int, ...] | tuple[str, ...]
     codes: NDArray[np.int16]
+    truth: bool = False
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """The values in words: months by name, and `noise` for label -1."""
+        """The values in words: months by name, `noise` for label -1, and False and True as in figures."""
+        if self.truth:
+            return tuple(str(bool(value)) for value in self.values)
         if self.name == "month" and all(isinstance(v, int) and 1 <= v <= len(_MONTHS) for v in self.values):
             return tuple(_MONTHS[int(value) - 1] for value in self.values)
         return tuple(NOISE_NAME if code == self.noise else str(value) for code, value in enumerate(self.values))
