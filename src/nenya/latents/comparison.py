@@ -290,8 +290,8 @@ def compare(sets: TwoSets, settings: Settings, kept: KeptAnswers | None = None) 
         log.info("resuming: %d of %d strata are compared already", sum(one is not None for one in done), len(done))
     found = []
     with RowProgress("compare", sum(work), before=before, unit="pairs of cutouts") as progress:
-        for name, part, one in zip(names, parts, done, strict=True):
-            progress.rename(part.label if part else "compare")
+        for number, (name, part, one) in enumerate(zip(names, parts, done, strict=True)):
+            progress.rename(f"{part.label}, stratum {number} of {len(parts) - 1}" if part else "compare")
             if one is None:
                 one = _compare(sets, part, settings, progress.advance)
                 kept.keep(name, json.dumps(_stored(one)).encode())
