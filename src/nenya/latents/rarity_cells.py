@@ -136,6 +136,14 @@ def cells_of(
         kept: answers of an interrupted run; the cells are added.
         cache_dir: folder of the temporary file; default that of the system.
     """
+    with temporary_folder("nenya-cells-", scratch_folder(cache_dir) if cache_dir else None) as folder:
+        yield Cells(folder / "latents", latents, *_divided(latents, good, probes, seed, kept))
+
+
+def _divided(
+    latents: Any, good: IntArray, probes: int, seed: int, kept: KeptAnswers
+) -> tuple[IntArray, list[IntArray], Float32Array]:
+    """Return the cell of each row, (N,) with -1 for none, the cells near each, and the turn of rows; see `cells_of`."""
     count = _cell_count(len(good))
     centres, labels = np.empty((count, latents.shape[1])), np.empty(len(latents))
     turn = np.eye(latents.shape[1])
@@ -149,8 +157,7 @@ def cells_of(
     label = np.full(len(latents), -1, np.int64)
     label[good] = labels[good].astype(np.int64)
     near = _nearest_cells(centres, np.bincount(label[good], minlength=count), probes)
-    with temporary_folder("nenya-cells-", scratch_folder(cache_dir) if cache_dir else None) as folder:
-        yield Cells(folder / "latents", latents, label, near, turn.astype(np.float32))
+    return label, near, turn.astype(np.float32)
 
 
 def _cell_count(rows: int) -> int:
