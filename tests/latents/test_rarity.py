@@ -13,7 +13,7 @@ from latent_sets import latents
 from portal_data import write_archive
 from scipy.stats import spearmanr
 
-from nenya.commands.outliers import COLUMNS, TEXTURE_COLUMNS
+from nenya.commands.outliers import COLUMNS, TEXTURE_COLUMNS, first_rows
 from nenya.errors import InputFileError
 from nenya.io import read_table, write_table
 from nenya.latents.nearest import Identity, Nearest, as_unit, identity_of, unit_places
@@ -299,3 +299,16 @@ def test_the_nearest_cells_hold_as_many_rows_whatever_their_sizes():
         assert distance[near].max() <= np.delete(distance, near).min(initial=np.inf)
     assert all(len(near) == 8 for near in _nearest_cells(centres, np.full(50, 7), 8))
     assert all(len(near) == 50 for near in _nearest_cells(centres, sizes, 60)[:1])
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_the_first_rows_are_those_of_sorting_all(seed):
+    rng = np.random.default_rng(seed)
+    tail, rarity = rng.integers(0, 30, 2000).astype(float), rng.integers(0, 5, 2000).astype(float)
+    tail[rng.random(2000) < 0.2] = np.inf
+    place = rng.integers(0, 2000 if seed % 2 else 60, 2000)
+    order = np.lexsort((place, -rarity, tail))
+    order = order[np.isfinite(tail[order])]
+    wanted = order[np.sort(np.unique(place[order], return_index=True)[1])]
+    for count in (1, 50, 3000):
+        assert first_rows(tail, rarity, place, count).tolist() == wanted[:count].tolist()

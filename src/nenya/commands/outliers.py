@@ -164,6 +164,7 @@ def run(options: OutliersOptions) -> int:
             cache_dir=how.cache_dir,
             kept=kept,
         )
+    del identity  # of many latents a gigabyte
     made = with_columns(table, found, density.log_likelihood(whole), place)
     if images is not None:
         made = with_textures(made, images)
@@ -335,10 +336,7 @@ def rarest_of(
     """
     rarity = made["rarity"].to_numpy()
     latent, texture = tails_of(made)
-    order = np.lexsort((place, -np.nan_to_num(rarity), np.fmin(latent, texture)))
-    order = order[np.isfinite(rarity[order])]
-    _, once = np.unique(place[order], return_index=True)  # rows that share a latent are shown once
-    rows = order[np.sort(once)][: options.rarest]
+    rows = first_rows(np.where(np.isfinite(rarity), np.fmin(latent, texture), np.inf), rarity, place, options.rarest)
     first = {
         "rank": np.arange(1, len(rows) + 1),
         "rare_group": groups_of(latents[place[rows]], options.groups, options.seed),
@@ -350,6 +348,28 @@ def rarest_of(
         found = read_rows(source, rows).assign(**{str(name): found[name] for name in found})
     found = found.assign(**first)
     return found[[*first, *(name for name in found if name not in first)]]
+
+
+def first_rows(tail: NDArray[np.float64], rarity: NDArray[np.float64], place: IntArray, count: int) -> IntArray:
+    """Return the rows with the smallest tails, of equal ones the rarest first; of rows that share a latent only one.
+
+    Args:
+        tail: (R,), infinite for rows that are left out.
+        rarity: (R,) of each row.
+        place: (R,) number of its latent.
+        count: number of rows.
+    """
+    looked_at = 2 * count
+    while True:  # rows that share a latent may need more than twice as many
+        few = looked_at < len(tail)
+        limit = np.partition(tail, looked_at)[looked_at] if few else np.inf
+        rows = np.flatnonzero((tail <= limit) & (tail < np.inf))
+        rows = rows[np.lexsort((place[rows], -rarity[rows], tail[rows]))]
+        _, once = np.unique(place[rows], return_index=True)
+        if len(once) >= count or not few:
+            found: IntArray = rows[np.sort(once)][:count]
+            return found
+        looked_at *= 4
 
 
 def tails_of(made: "pd.DataFrame") -> tuple[NDArray[np.float64], NDArray[np.float64]]:
