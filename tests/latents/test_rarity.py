@@ -13,7 +13,7 @@ from latent_sets import latents
 from portal_data import write_archive
 from scipy.stats import spearmanr
 
-from nenya.commands.outliers import COLUMNS, TEXTURE_COLUMNS, first_rows
+from nenya.commands.outliers import COLUMNS, TEXTURE_COLUMNS, _correlation, first_rows
 from nenya.errors import InputFileError
 from nenya.io import read_table, write_table
 from nenya.latents.nearest import Identity, Nearest, as_unit, identity_of, unit_places
@@ -312,3 +312,16 @@ def test_the_first_rows_are_those_of_sorting_all(seed):
     wanted = order[np.sort(np.unique(place[order], return_index=True)[1])]
     for count in (1, 50, 3000):
         assert first_rows(tail, rarity, place, count).tolist() == wanted[:count].tolist()
+
+
+def test_the_correlation_of_many_rows_is_that_of_some_within_its_interval(monkeypatch):
+    monkeypatch.setattr("nenya.commands.outliers._CORRELATED_ROWS", 500)
+    rng, inside = np.random.default_rng(0), 0
+    for _ in range(100):
+        one = pd.Series(rng.normal(size=5000))
+        other = 0.6 * one + rng.normal(size=5000)
+        other[:100] = np.nan
+        found = _correlation(one, other)
+        inside += found["low"] <= spearmanr(one[100:], other[100:]).statistic <= found["high"]
+        assert found["rows"] == 500
+    assert 90 <= inside

@@ -26,9 +26,11 @@ def table():
     )
 
 
-def test_some_rows_are_those_of_the_complete_table(table, tmp_path, monkeypatch):
+@pytest.mark.parametrize("groups", [1, 4])
+def test_some_rows_are_those_of_the_complete_table(table, tmp_path, monkeypatch, groups):
     monkeypatch.setattr(streamed, "_GROUP_ROWS", 3)  # several batches
-    pq.write_table(pa.Table.from_pandas(table).replace_schema_metadata(None), tmp_path / "a.parquet")  # not of pandas
+    plain = pa.Table.from_pandas(table).replace_schema_metadata(None)  # not of pandas
+    pq.write_table(plain, tmp_path / "a.parquet", row_group_size=groups)
     rows = np.array([3, 0, 1, 0])
     expected = read_table(tmp_path / "a.parquet").iloc[rows].reset_index(drop=True)
     found = read_rows(tmp_path / "a.parquet", rows)
@@ -88,3 +90,19 @@ def test_a_damaged_column_that_was_not_needed_before_is_told_from_a_failed_copy(
     with pytest.raises(InputFileError, match=r"a\.parquet: cannot be read as a table"):
         write_with(path, tmp_path / "b.parquet", {"cluster": np.zeros(1000)})
     assert [path.name for path in tmp_path.iterdir()] == ["a.parquet"]
+
+
+def test_a_copy_does_not_hold_what_it_has_read(tmp_path, monkeypatch):
+    values = np.random.default_rng(0).integers(0, 2**62, 2**20)
+    pq.write_table(pa.table({"x": values}), tmp_path / "a.parquet", row_group_size=2**14)
+    held, batches, before = [], streamed._batches, pa.total_allocated_bytes()
+
+    def watched(*args):
+        for batch in batches(*args):
+            held.append(pa.total_allocated_bytes() - before)
+            yield batch
+
+    monkeypatch.setattr(streamed, "_batches", watched)
+    monkeypatch.setattr(streamed, "_GROUP_ROWS", 2**14)
+    write_with(tmp_path / "a.parquet", tmp_path / "b.parquet", {"y": values})
+    assert len(held) == 64 and max(held) < values.nbytes / 2

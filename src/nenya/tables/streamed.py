@@ -69,11 +69,16 @@ def read_rows(path: Path, rows: NDArray[np.int64]) -> "pd.DataFrame":
     import pyarrow.parquet as pq
 
     order, found, start = np.sort(rows), [], 0
-    with pq.ParquetFile(path) as file:
-        for batch in _batches(file, path):
-            own = order[slice(*np.searchsorted(order, [start, start + batch.num_rows]))]
-            found.append(batch.take(pa.array(own - start)))
-            start += batch.num_rows
+    with pq.ParquetFile(path, pre_buffer=False) as file:
+        for group in range(file.metadata.num_row_groups):
+            stop = start + file.metadata.row_group(group).num_rows
+            if np.diff(np.searchsorted(order, [start, stop]))[0] == 0:
+                start = stop
+                continue
+            for batch in _batches(file, path, [group]):
+                own = order[slice(*np.searchsorted(order, [start, start + batch.num_rows]))]
+                found.append(batch.take(pa.array(own - start)))
+                start += batch.num_rows
         table = pa.Table.from_batches(found, file.schema_arrow)
     some: pd.DataFrame = from_arrow(table).iloc[np.searchsorted(order, rows)]
     return some.reset_index(drop=True)
@@ -98,7 +103,8 @@ def write_with(source: Path, out: Path, columns: Mapping[str, NDArray[Any]]) -> 
     import pyarrow.parquet as pq
 
     try:
-        with pq.ParquetFile(source) as file, atomic_path(out) as temporary:
+        # With a buffer ahead, pyarrow holds the bytes of all that it has read.
+        with pq.ParquetFile(source, pre_buffer=False) as file, atomic_path(out) as temporary:
             rows = file.metadata.num_rows
             if any(len(values) != rows for values in columns.values()):
                 raise InputFileError(f"{source}: it has {rows} rows now, another number than before: run it again")
@@ -125,10 +131,10 @@ def _damaged(path: Path, error: Exception) -> InputFileError:
     return InputFileError(f"{path}: cannot be read as a table ({said}); copy or create it again")
 
 
-def _batches(file: Any, path: Path) -> Iterator[Any]:
-    """Yield the rows of a .parquet file; errors of reading are not those of writing the copy."""
+def _batches(file: Any, path: Path, groups: list[int] | None = None) -> Iterator[Any]:
+    """Yield the rows of a .parquet file, or of some of its groups; errors of reading are not those of writing."""
     try:
-        yield from file.iter_batches(_GROUP_ROWS)
+        yield from file.iter_batches(_GROUP_ROWS, row_groups=groups)
     except Exception as error:
         raise _damaged(path, error) from error
 
