@@ -17,7 +17,7 @@ from nenya.commands.outliers import COLUMNS, TEXTURE_COLUMNS, _correlation, firs
 from nenya.errors import InputFileError
 from nenya.io import read_table, write_table
 from nenya.latents.nearest import Identity, Nearest, as_unit, identity_of, unit_places
-from nenya.latents.rarity import fit_density, rarity_of, whiten
+from nenya.latents.rarity import fit_density, percentiles, rarity_of, whiten
 from nenya.latents.rarity_cells import _nearest_cells
 from nenya.portal.columns import Columns, read_arrow
 from nenya.storage.disk import sha256_file
@@ -317,11 +317,19 @@ def test_the_first_rows_are_those_of_sorting_all(seed):
 def test_the_correlation_of_many_rows_is_that_of_some_within_its_interval(monkeypatch):
     monkeypatch.setattr("nenya.commands.outliers._CORRELATED_ROWS", 500)
     rng, inside = np.random.default_rng(0), 0
-    for _ in range(100):
-        one = pd.Series(rng.normal(size=5000))
+    for seed in range(100):
+        one = pd.Series(np.sort(rng.normal(size=5000)))  # the first rows are of another kind than all
         other = 0.6 * one + rng.normal(size=5000)
         other[:100] = np.nan
-        found = _correlation(one, other)
+        found = _correlation(one, other, seed)
         inside += found["low"] <= spearmanr(one[100:], other[100:]).statistic <= found["high"]
         assert found["rows"] == 500
     assert 90 <= inside
+
+
+def test_percentiles_count_the_values_that_are_as_small_or_smaller():
+    values = np.random.default_rng(0).integers(0, 40, 500).astype(float)
+    values[::7] = np.nan
+    known = values[np.isfinite(values)]
+    wanted = [100 * (known <= value).sum() / len(known) if np.isfinite(value) else np.nan for value in values]
+    np.testing.assert_array_equal(percentiles(values), wanted)

@@ -404,16 +404,16 @@ def results_of(made: "pd.DataFrame", found: Rarity, density: Density, options: O
         "checked": found.checked,
         "rarity": {f"{q:g} %": float(np.quantile(known, q / 100)) for q in (5, 50, 95, 99)},
         "density": {"chosen": density.name, "components": len(density.pca.components), "held_out": density.tried},
-        "rank_correlation": {"rarity and latent_LL": _correlation(made["rarity"], made["latent_LL"])},
+        "rank_correlation": {"rarity and latent_LL": _correlation(made["rarity"], made["latent_LL"], options.seed)},
         "made_by": {"nenya_version": nenya.__version__, "seed": options.seed},
     }
     if "texture_LL" in made:
-        pair = _correlation(made["rarity"], made["texture_LL"])
+        pair = _correlation(made["rarity"], made["texture_LL"], options.seed)
         results["rank_correlation"]["rarity and texture_LL"] = pair
     if _FIRST_LL in made:
         old = _numbers(made[_FIRST_LL])
         for name in (name for name in ("rarity", "latent_LL", "texture_LL") if name in made):
-            results["rank_correlation"][f"LL and {name}"] = _correlation(old, made[name])
+            results["rank_correlation"][f"LL and {name}"] = _correlation(old, made[name], options.seed)
     return results
 
 
@@ -425,10 +425,10 @@ def _numbers(column: "pd.Series") -> "pd.Series":
     return found
 
 
-def _correlation(one: "pd.Series", other: "pd.Series") -> dict[str, float | int | None]:
+def _correlation(one: "pd.Series", other: "pd.Series", seed: int) -> dict[str, float | int | None]:
     """Return the rank correlation of two columns, and its 95 % interval by Fisher's transformation.
 
-    Of many rows, `_CORRELATED_ROWS` evenly spaced ones are taken: the interval is then 0.004 wide at most.
+    Of many rows, `_CORRELATED_ROWS` random ones are taken: the interval is then 0.004 wide at most.
     """
     from scipy.stats import spearmanr
 
@@ -436,7 +436,7 @@ def _correlation(one: "pd.Series", other: "pd.Series") -> dict[str, float | int 
     known &= np.isfinite(other.to_numpy(np.float64, na_value=np.nan))
     chosen = np.flatnonzero(known)
     if len(chosen) > _CORRELATED_ROWS:
-        chosen = chosen[np.linspace(0, len(chosen) - 1, _CORRELATED_ROWS).astype(np.int64)]
+        chosen = np.random.default_rng(seed).choice(chosen, _CORRELATED_ROWS, replace=False)
     one, other, rows = one.iloc[chosen], other.iloc[chosen], len(chosen)
     if rows < 4 or one.nunique() < 2 or other.nunique() < 2:
         return {"value": None, "low": None, "high": None, "rows": rows}

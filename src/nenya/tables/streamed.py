@@ -72,7 +72,7 @@ def read_rows(path: Path, rows: NDArray[np.int64]) -> "pd.DataFrame":
     with pq.ParquetFile(path, pre_buffer=False) as file:
         for group in range(file.metadata.num_row_groups):
             stop = start + file.metadata.row_group(group).num_rows
-            if np.diff(np.searchsorted(order, [start, stop]))[0] == 0:
+            if np.searchsorted(order, start) == np.searchsorted(order, stop):  # none of the rows
                 start = stop
                 continue
             for batch in _batches(file, path, [group]):
